@@ -1,0 +1,1 @@
+"""The value types all rooms share."""

@@ -1,0 +1,46 @@
+"""`Code`: one weight as integers and small tables. It is what coders compress and all that a file knows of a method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """Integers in [0, alphabet), one dimension, int32.
+
+    `zero` says that symbol 0 stands for a weight of exactly zero, which a coder may use: it then stores where the
+    other symbols are and what they are, in one stream or in two.
+    """
+
+    values: np.ndarray
+    alphabet: int
+    zero: bool = False
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 1 or self.values.dtype != np.int32:
+            raise ValueError(f"symbols must be one row of int32, not {self.values.dtype} with {self.values.ndim} axes")
+        if self.values.size and not 0 <= int(self.values.min()) <= int(self.values.max()) < self.alphabet:
+            raise ValueError(f"symbols must lie in [0, {self.alphabet})")
+
+
+@dataclass(frozen=True)
+class Code:
+    """A weight as its form encodes it; `forms.decode(code)` gives back exactly the weight the layer computes with.
+
+    form: name in the registry of forms ('dense', 'masked', 'shared', …).
+    shape: of the decoded weight.
+    streams: named integer arrays ('index', 'mask', …), compressed by an entropy coder.
+    tables: named arrays of numbers ('values', 'codebook', …), stored in their own dtype; bfloat16 as its uint16 bits.
+    dtype: of the decoded weight, in torch's spelling ('float32', 'bfloat16', 'int64', …).
+    options: the few small integers a form needs besides (bits, group size, …).
+    """
+
+    form: str
+    shape: tuple[int, ...]
+    streams: dict[str, Symbols] = field(default_factory=dict)
+    tables: dict[str, np.ndarray] = field(default_factory=dict)
+    options: dict[str, int] = field(default_factory=dict)
+    dtype: str = "float32"
