@@ -1,0 +1,116 @@
+"""A model from its specification: seeded, checked, and filled with trained weights where the recipe names a file."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tersenet.core.errors import ModelError
+from tersenet.core.factory import call_factory, reason
+from tersenet.core.recipe import ModelSpec
+from tersenet.core.registry import nearest
+from tersenet.core.seeds import derive
+from tersenet.models.zoo import MODELS, ZooEntry
+
+
+def build(spec: ModelSpec, seed: int) -> nn.Module:
+    """The model of `spec` with weights drawn from `seed`; torch's global generator is left as it was.
+
+    Raises ModelError if it cannot be built, is no `nn.Module`, or holds NaN or infinity; RecipeError if the zoo has
+    no such name.
+    """
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(derive(seed, "model"))
+        model = _from_zoo(spec.name, spec.kwargs) if spec.name else _from_factory(str(spec.factory), spec.kwargs)
+    if spec.weights:
+        load_weights(model, spec.weights)
+    check_finite(model)
+    return model
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raises ModelError naming the first parameter or buffer with NaN or infinity in it."""
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
+            bad = int((~tensor.isfinite()).sum())
+            raise ModelError(f"model: '{name}' holds {bad} values that are NaN or infinite; train or load it again")
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Fill `model` from a state dict in `.safetensors`, or in `.pt` read without running code from it.
+
+    Raises ModelError if the file cannot be read, or naming the tensors in which it and the model differ.
+    """
+    state = _read_state(Path(path))
+    own = model.state_dict()
+    _same_names(own, state, path)
+    for name, tensor in state.items():
+        if tensor.shape != own[name].shape:
+            shapes = f"{list(tensor.shape)} in the file and {list(own[name].shape)} in the model"
+            raise ModelError(f"weights {path}: '{name}' is {shapes}")
+    model.load_state_dict(state)
+
+
+def _from_zoo(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
+    entry = MODELS[name]
+    _check_arguments(name, entry, kwargs)
+    try:
+        return entry(**kwargs)
+    except Exception as error:
+        raise ModelError(f"model {name}: cannot be built with {dict(kwargs)}: {reason(error)}") from error
+
+
+def _check_arguments(name: str, entry: ZooEntry, kwargs: Mapping[str, Any]) -> None:
+    known = inspect.signature(entry.builder).parameters
+    for key in kwargs:
+        if key not in known:
+            raise ModelError(f"model {name}: unknown argument '{key}'{nearest(key, known)}")
+
+
+def _from_factory(factory: str, kwargs: Mapping[str, Any]) -> nn.Module:
+    model = call_factory(factory, kwargs, ModelError)
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"factory {factory}: must return a torch.nn.Module, not {type(model).__name__}")
+    return model
+
+
+def _read_state(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise ModelError(f"weights {path}: no such file")
+    if path.suffix not in (".pt", ".pth", ".safetensors"):
+        raise ModelError(f"weights {path}: must be a state dict in .pt, .pth or .safetensors, not '{path.suffix}'")
+    try:
+        state = _load(path)
+    except Exception as error:
+        raise ModelError(f"weights {path}: cannot be read as a state dict: {reason(error)}") from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ModelError(f"weights {path}: must hold a state dict, names with tensors, as model.state_dict() gives it")
+    return dict(state)
+
+
+def _load(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _same_names(own: Mapping[str, Any], state: Mapping[str, Any], path: str | Path) -> None:
+    missing = [name for name in own if name not in state]
+    extra = [name for name in state if name not in own]
+    if missing:
+        raise ModelError(f"weights {path}: {_some(missing)} of the model not in the file")
+    if extra:
+        raise ModelError(f"weights {path}: {_some(extra)} of the file not in the model")
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:most])
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{shown}{more} {'is' if len(names) == 1 else 'are'}"

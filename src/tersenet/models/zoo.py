@@ -1,0 +1,42 @@
+"""The registry of models: a newcomer is one file here and one `@register_model`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import nn
+
+from tersenet.core.registry import Registry
+
+
+@dataclass(frozen=True)
+class ZooEntry:
+    """How to build a model and what it takes: `input` is the shape of one example, without the batch axis."""
+
+    builder: Callable[..., nn.Module]
+    input: tuple[int, ...]
+
+    def __call__(self, **kwargs: Any) -> nn.Module:
+        return self.builder(**kwargs)
+
+
+MODELS: Registry[ZooEntry] = Registry("model")
+
+B = TypeVar("B", bound=Callable[..., nn.Module])
+
+
+def register_model(name: str, *, input: tuple[int, ...]) -> Callable[[B], B]:
+    """Put a class or function, whose keyword arguments all have defaults, into the zoo."""
+
+    def add(builder: B) -> B:
+        MODELS.register(name)(ZooEntry(builder, input))
+        return builder
+
+    return add
+
+
+def input_shape(name: str) -> tuple[int, ...]:
+    """Shape of one example with the model's default arguments, say (1, 28, 28)."""
+    return MODELS[name].input
