@@ -1,0 +1,110 @@
+"""What a stage may ask of a run: training that is never done twice, evaluation on validation, randomness, notes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from tersenet.core.recipe import Runtime, Training, canonical_digest
+from tersenet.core.record import Epoch
+from tersenet.core.seeds import derive, generator
+from tersenet.data import Splits
+from tersenet.flow.progress import Progress, Quiet
+from tersenet.measure.accuracy import evaluate
+from tersenet.train.checkpoint import CheckpointStore
+from tersenet.train.loop import EpochLog, fit
+from tersenet.train.objectives import objective_for, output_of
+
+
+@dataclass
+class Context:
+    """One run, as its stages see it (`core.stage.RunContext`).
+
+    `key` sums up all that has determined the model so far, and so names the checkpoint of the next training: a stage
+    that is repeated on resume finds its finished trainings there, whatever else was changed after it.
+    """
+
+    splits: Splits
+    fabric: Fabric
+    seed: int
+    store: CheckpointStore
+    key: str
+    loss: Training
+    progress: Progress = field(default_factory=Quiet)
+    phase: str = "train"
+    epochs: list[Epoch] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    calls: int = 0
+
+    def enter(self, phase: str, determined_by: Any) -> None:
+        """Begin a phase that is determined by everything before and by these plain values."""
+        self.phase, self.calls = phase, 0
+        self.key = canonical_digest([self.key, phase, determined_by])
+        self.progress.phase(phase)
+
+    def finetune(
+        self, model: nn.Module, training: Training, *, on_step: Callable[[int, int], None] | None = None
+    ) -> None:
+        self.calls += 1
+        place = f"{self.key}-{self.calls}"
+        training_key = canonical_digest(training.to_dict())
+        logs = fit(
+            model,
+            self.splits.train,
+            training,
+            self.fabric,
+            seed=derive(self.seed, self.phase, self.calls),
+            slot=self.store.slot(f"{place}-{training_key}"),
+            on_step=on_step,
+            on_epoch=self.progress.epoch,
+            scores=self.evaluate,
+        )
+        self.epochs += [self._epoch(log) for log in logs]
+
+    def evaluate(self, model: nn.Module, split: str = "validation") -> dict[str, float]:
+        source = getattr(self.splits, split)
+        return evaluate(model, source, objective_for(self.loss), output_of, self.fabric.device)
+
+    def generator(self, *purpose: str | int) -> torch.Generator:
+        return generator(self.seed, self.phase, *purpose)
+
+    def note(self, sentence: str) -> None:
+        line = f"{self.phase}: {sentence}"
+        if line not in self.notes:
+            self.notes.append(line)
+            self.progress.say(f"note: {line}")
+
+    def _epoch(self, log: EpochLog) -> Epoch:
+        return Epoch(
+            phase=self.phase,
+            epoch=log.epoch,
+            train_loss=log.loss,
+            validation_loss=log.scores.get("loss"),
+            validation_error=log.scores.get("error"),
+            lr=log.lr,
+        )
+
+
+def fabric_for(runtime: Runtime) -> Fabric:
+    """Device, precision and processes as the recipe says; several processes run distributed data parallel."""
+    if runtime.threads is not None:
+        torch.set_num_threads(runtime.threads)
+    many = runtime.devices * runtime.nodes > 1
+    fabric = Fabric(
+        accelerator=runtime.accelerator,
+        devices=runtime.devices,
+        num_nodes=runtime.nodes,
+        precision=runtime.precision,
+        strategy="ddp" if many else "auto",
+    )
+    if many:
+        fabric.launch()
+    if fabric.device.type == "cuda":
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    return fabric

@@ -1,0 +1,69 @@
+"""The folder of a run: what lies in it, and that only one run works in it at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import yaml
+
+from tersenet.core.errors import RecipeError
+from tersenet.core.recipe import Recipe
+from tersenet.core.record import Record
+
+
+class RunFolder:
+    """`model.terse`, `record.json`, `recipe.yaml` and `checkpoints/`.
+
+    Without `resume`, checkpoints of an earlier run in the folder are cleared. Raises RecipeError if the folder cannot
+    be written or another run holds it.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe, resume: bool, first: bool = True) -> None:
+        self.folder, self.recipe, self.resume, self.first = folder, recipe, resume, first
+        self.file = folder / "model.terse"
+        self.checkpoints = folder / "checkpoints"
+        self._lock: IO[str] | None = None
+
+    def __enter__(self) -> Self:
+        if not self.first:
+            return self
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.folder / ".lock").open("w")
+        except OSError as error:
+            raise RecipeError(f"--out {self.folder}: cannot be written: {error.strerror}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise RecipeError(f"--out {self.folder}: another run is working in this folder") from None
+        if not self.resume:
+            for old in self.checkpoints.glob("*.ckpt"):
+                old.unlink()
+        write_text(self.folder / "recipe.yaml", yaml.safe_dump(self.recipe.to_dict(), sort_keys=False))
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            (self.folder / ".lock").unlink(missing_ok=True)
+
+    def save(self, record: Record) -> None:
+        write_text(self.folder / "record.json", record.model_dump_json(indent=1))
+
+
+def write_text(path: Path, text: str) -> None:
+    """The old file or the new one, never half of it."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

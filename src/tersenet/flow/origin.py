@@ -1,0 +1,46 @@
+"""What a run starts from: the key that names its checkpoints, and the objective that its losses are stated in."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import nn
+
+from tersenet import __version__
+from tersenet.core.recipe import Recipe, Training, canonical_digest
+from tersenet.data import Splits
+
+
+def first_key(recipe: Recipe, model: nn.Module, splits: Splits) -> str:
+    """Changes with everything that determines the dense model before its first step, and with what computes it."""
+    return canonical_digest(
+        {
+            "model": state_digest(model),
+            "data": splits.digest,
+            "augment": recipe.data.to_dict() if recipe.data else None,
+            "seed": recipe.seed,
+            "runtime": recipe.runtime.to_dict(),
+            "threads": torch.get_num_threads(),
+            "versions": [__version__, torch.__version__],
+        }
+    )
+
+
+def state_digest(model: nn.Module) -> str:
+    """Of all parameters and buffers, by name, dtype, shape and bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in model.state_dict().items():
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def loss_of(recipe: Recipe) -> Training:
+    """The training whose objective losses are stated in: the recipe's own, or its first fine-tuning's."""
+    trainings = [recipe.train, *(getattr(stage, "finetune", None) for stage in recipe.stages)]
+    first = next((training for training in trainings if training is not None), None)
+    plain = Training(epochs=0) if first is None else first
+    return plain.model_copy(update={"label_smoothing": 0.0})

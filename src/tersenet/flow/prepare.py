@@ -1,0 +1,42 @@
+"""From a recipe to the things it names: methods, model, data, and the folder of its run."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from pathlib import Path
+
+from torch import nn
+
+from tersenet.core.errors import RecipeError
+from tersenet.core.recipe import Recipe
+from tersenet.data import Splits, load_data
+from tersenet.models import build
+
+METHOD_ROOMS = ("tersenet.prune", "tersenet.quantize")
+
+
+def register_methods() -> None:
+    """Import every file of the method rooms, so that a new method is found by being there."""
+    for room in METHOD_ROOMS:
+        package = importlib.import_module(room)
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{room}.{module.name}")
+
+
+def prepare(recipe: Recipe) -> tuple[nn.Module, Splits]:
+    """The model and the data that a recipe file must name; raises RecipeError where it does not."""
+    if recipe.data is None:
+        raise RecipeError("recipe: 'data' is missing; name a folder, a hub id, 'digits' or a factory", ("data",))
+    return prepare_model(recipe), load_data(recipe.data)
+
+
+def prepare_model(recipe: Recipe) -> nn.Module:
+    if recipe.model is None:
+        raise RecipeError("recipe: 'model' is missing; name a model of the zoo or a factory", ("model",))
+    return build(recipe.model, recipe.seed)
+
+
+def run_folder(recipe: Recipe, name: str, base: Path = Path("runs")) -> Path:
+    """`runs/NAME-HASH`: one folder for one recipe, the same on every call."""
+    return base / f"{name}-{recipe.digest()}"

@@ -1,0 +1,50 @@
+"""What one stage established must survive the next: zeros stay zero, and no weight takes more values than it had."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from tersenet.core.stage import Phase
+from tersenet.forms import form_of, match
+
+
+class BrokenPromiseError(AssertionError):
+    """A method undid what an earlier one established: a bug of the method, never the user's mistake."""
+
+
+@dataclass(frozen=True)
+class Promise:
+    """Of one weight: where it may differ from zero, and how many values it may take."""
+
+    support: torch.Tensor | None
+    distinct: int | None
+
+
+def promises(model: nn.Module) -> dict[str, Promise]:
+    """What the forms of a model have settled, by weight name."""
+    made = {}
+    for target in match(model):
+        form = form_of(target)
+        if form is None:
+            continue
+        weight = getattr(target.module, target.attribute).detach()
+        support = None if form.support is None else form.support.detach().clone()
+        distinct = int(weight.unique().numel()) if form.phase is Phase.VALUES else None
+        made[target.name] = Promise(support, distinct)
+    return made
+
+
+def check_kept(before: dict[str, Promise], model: nn.Module, stage: str) -> None:
+    """Raises BrokenPromiseError naming the weight if a stage undid what stood before it."""
+    for target in match(model):
+        promise = before.get(target.name)
+        if promise is None:
+            continue
+        weight = getattr(target.module, target.attribute).detach()
+        if promise.support is not None and bool((weight[~promise.support.to(weight.device)] != 0).any()):
+            raise BrokenPromiseError(f"{stage} brought pruned weights of {target.name} back")
+        if promise.distinct is not None and int(weight.unique().numel()) > promise.distinct:
+            raise BrokenPromiseError(f"{stage} gave {target.name} more than its {promise.distinct} values")

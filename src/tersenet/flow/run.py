@@ -1,0 +1,103 @@
+"""A recipe from start to end. Read this first: it is the whole story.
+
+    model + data ──► train ──► stage ──► stage ──► … ──► write .terse ──► read .terse ──► measure ──► Record
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from tersenet import artifact
+from tersenet.core.recipe import Recipe
+from tersenet.core.record import Record, StageRow
+from tersenet.core.stage import Stage
+from tersenet.data import Splits, check_fits
+from tersenet.flow.context import Context, fabric_for
+from tersenet.flow.files import RunFolder
+from tersenet.flow.gate import check_gate
+from tersenet.flow.load import load
+from tersenet.flow.measuring import record_of, stage_row
+from tersenet.flow.origin import first_key, loss_of
+from tersenet.flow.pack import contents_of
+from tersenet.flow.progress import Progress, Quiet
+from tersenet.flow.promises import check_kept, promises
+from tersenet.forms import check_order
+from tersenet.train.checkpoint import CheckpointStore
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run leaves: the model read back from the file, the file, its figures, and the folder of it all."""
+
+    model: nn.Module
+    file: Path
+    record: Record
+    folder: Path
+
+
+def run(
+    recipe: Recipe,
+    model: nn.Module,
+    splits: Splits,
+    folder: Path,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Compress `model` as `recipe` says and leave file, record and checkpoints in `folder`.
+
+    Raises RecipeError or DataError before anything is trained if recipe, model and data do not fit together, and
+    GateError after everything is written if the result is worse than the recipe's gate allows.
+    """
+    started = time.perf_counter()
+    check_order(recipe.stages, model)
+    check_fits(model, splits)
+    fabric = fabric_for(recipe.runtime)
+    with RunFolder(folder, recipe, resume, fabric.is_global_zero) as place:
+        store = CheckpointStore(place.checkpoints)
+        key = first_key(recipe, model, splits)
+        context = Context(splits, fabric, recipe.seed, store, key, loss_of(recipe), progress or Quiet())
+
+        model = model.to(fabric.device)
+        rows = [train_dense(recipe, model, context)]
+        dense = copy.deepcopy(model)
+        for number, stage in enumerate(recipe.stages, start=1):
+            model, row = apply_stage(number, stage, model, recipe, context)
+            rows.append(row)
+
+        context.enter("measure", {})
+        if fabric.is_global_zero:
+            artifact.write(place.file, contents_of(model, recipe, splits), recipe.code.coder)
+        fabric.barrier()
+        back = load(place.file, copy.deepcopy(dense)).to(fabric.device)
+        record = record_of(recipe, dense, back, context, rows, place.file, time.perf_counter() - started)
+        if fabric.is_global_zero:
+            place.save(record)
+    check_gate(recipe.gate, record)
+    return Outcome(back, place.file, record, folder)
+
+
+def train_dense(recipe: Recipe, model: nn.Module, context: Context) -> StageRow:
+    """Train the dense model where the recipe says so, and measure it on validation."""
+    begun = time.perf_counter()
+    context.enter("train", recipe.train.to_dict() if recipe.train else None)
+    if recipe.train:
+        context.finetune(model, recipe.train)
+    return stage_row("dense", model, recipe, context, begun)
+
+
+def apply_stage(
+    number: int, stage: Stage, model: nn.Module, recipe: Recipe, context: Context
+) -> tuple[nn.Module, StageRow]:
+    """One stage, with the promise that nothing an earlier one established is undone."""
+    begun = time.perf_counter()
+    context.enter(f"{number} {stage.method}", stage.to_dict())
+    before = promises(model)
+    model = stage.apply(model, context)
+    check_kept(before, model, stage.method)
+    return model, stage_row(stage.method, model, recipe, context, begun)

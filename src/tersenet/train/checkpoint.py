@@ -1,0 +1,55 @@
+"""Checkpoints that a kill cannot break: written beside, synced, renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class Slot:
+    """Place of one training's checkpoint. Each save replaces the one before."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+
+    def save(self, state: dict[str, Any]) -> None:
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        try:
+            with beside.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(self.path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def load(self) -> dict[str, Any] | None:
+        """The state saved last, or None where there is none that can be read."""
+        if self.path is None or not self.path.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception:  # a damaged checkpoint costs its training again, nothing else
+            return None
+        return state
+
+
+class CheckpointStore:
+    """A folder of slots. With no folder, nothing is kept and nothing can be resumed."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def slot(self, key: str) -> Slot:
+        return Slot(None if self.folder is None else self.folder / f"{key}.ckpt")
+
+    def clear(self) -> None:
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,71 @@
+"""What training minimises. A recipe names one of these, or a function of the user's own (`package.module:function`)."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from tersenet.core.errors import ModelError, RecipeError
+from tersenet.core.recipe import Training
+from tersenet.core.registry import Registry
+
+Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(output of the model, target) → a scalar."""
+
+OBJECTIVES: Registry[Callable[[Training], Objective]] = Registry("objective")
+
+
+@OBJECTIVES.register("cross_entropy")
+def cross_entropy(training: Training) -> Objective:
+    """Mean −log p(target). Output (N, C, …) logits, target (N, …) classes."""
+    smoothing = training.label_smoothing
+
+    def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(output.float(), target, label_smoothing=smoothing)
+
+    return loss
+
+
+@OBJECTIVES.register("mse")
+def mean_squared_error(training: Training) -> Objective:
+    """Mean (output − target)². Both of one shape."""
+
+    def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        if output.shape != target.shape:
+            raise ModelError(
+                f"objective 'mse' compares two of one shape, but the output is {tuple(output.shape)} and the target "
+                f"{tuple(target.shape)}"
+            )
+        return F.mse_loss(output.float(), target.float())
+
+    return loss
+
+
+def objective_for(training: Training) -> Objective:
+    """The function that `training.objective` names; raises RecipeError when there is none."""
+    name = training.objective
+    if ":" not in name:
+        return OBJECTIVES[name](training)
+    module, _, function = name.partition(":")
+    try:
+        loss: Objective = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise RecipeError(f"objective '{name}' cannot be imported: {error}") from None
+    return loss
+
+
+def output_of(result: Any) -> torch.Tensor:
+    """The tensor in what a model returns: itself, `.logits`, the entry 'logits', or the first of a tuple."""
+    if isinstance(result, torch.Tensor):
+        return result
+    if isinstance(result, dict) and "logits" in result:
+        return output_of(result["logits"])
+    if hasattr(result, "logits"):
+        return output_of(result.logits)
+    if isinstance(result, list | tuple) and result:
+        return output_of(result[0])
+    raise ModelError(f"the model returns {type(result).__name__}: a tensor, a tuple or something with logits is needed")
