@@ -1,0 +1,34 @@
+"""How weights are represented, which weights a stage means, and a model as codes."""
+
+from tersenet.forms.attach import attach, detach, form_of, latent_of, weight_of
+from tersenet.forms.codes import aliases, encode_model, load_codes, plain_state
+from tersenet.forms.dense import Dense
+from tersenet.forms.form import FORMS, Form, decode, register_form
+from tersenet.forms.masked import Masked
+from tersenet.forms.order import check_order
+from tersenet.forms.shared import Shared
+from tersenet.forms.targets import Target, match, per_target, weights
+
+__all__ = [
+    "FORMS",
+    "Dense",
+    "Form",
+    "Masked",
+    "Shared",
+    "Target",
+    "aliases",
+    "attach",
+    "check_order",
+    "decode",
+    "detach",
+    "encode_model",
+    "form_of",
+    "latent_of",
+    "load_codes",
+    "match",
+    "per_target",
+    "plain_state",
+    "register_form",
+    "weight_of",
+    "weights",
+]

@@ -1,0 +1,102 @@
+"""A whole model as codes, and codes into a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import nn
+
+from tersenet.core.code import Code
+from tersenet.core.errors import ModelError
+from tersenet.forms.dense import encode_dense
+from tersenet.forms.form import decode
+from tersenet.forms.slots import Slot, slots
+
+Precision = Literal["float32", "float16"]
+
+
+def encode_model(model: nn.Module, small: Precision = "float16") -> dict[str, Code]:
+    """Every stored tensor once, under its plain name ('fc1.weight') and by its form.
+
+    A tensor without a form is dense, and rounded to `small` where it is wider and its range allows. Shared tensors
+    come under the first of their names; `aliases` has the others.
+
+    Raises ModelError, with the tensor's name, for NaN and for what cannot be stored.
+    """
+    return {slot.name: _encode(slot, getattr(torch, small)) for slot in _first(model).values()}
+
+
+def plain_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Every stored tensor once, under the names of `encode_model`, as the layers compute with it, detached."""
+    return {slot.name: slot.weight for slot in _first(model).values()}
+
+
+def aliases(model: nn.Module) -> dict[str, str]:
+    """{other name: first name} of every tensor that goes by several names."""
+    first = _first(model)
+    return {s.name: first[id(s.holder)].name for s in slots(model) if s.name != first[id(s.holder)].name}
+
+
+@torch.no_grad()
+def load_codes(model: nn.Module, codes: Mapping[str, Code], aliases: Mapping[str, str] | None = None) -> None:
+    """Write decoded tensors into `model`, freshly built and without forms.
+
+    Raises ModelError, with the tensor's name, unless names, shapes and types agree exactly; ArtifactError for a code
+    that contradicts itself.
+    """
+    aliases = dict(aliases or {})
+    places = {slot.name: slot for slot in slots(model)}
+    _same_names(set(places), set(codes) | set(aliases))
+    source = {name: aliases.get(name, name) for name in places}
+    _same_sharing(places, source)
+    for name in codes:
+        tensor = decode(codes[name])
+        for place in (place for place in places if source[place] == name):
+            _write(places[place], tensor)
+
+
+def _first(model: nn.Module) -> dict[int, Slot]:
+    found: dict[int, Slot] = {}
+    for slot in slots(model):
+        found.setdefault(id(slot.holder), slot)
+    return found
+
+
+def _encode(slot: Slot, small: torch.dtype) -> Code:
+    try:
+        return encode_dense(slot.latent, small) if slot.form is None else slot.form.encode(slot.latent)
+    except ModelError as error:
+        raise ModelError(f"{slot.name}: {error}") from None
+
+
+def _same_names(model: set[str], file: set[str]) -> None:
+    if missing := sorted(model - file):
+        raise ModelError(f"the model has '{missing[0]}' but the file has not{_more(missing)}")
+    if extra := sorted(file - model):
+        raise ModelError(f"the file has '{extra[0]}' but the model has not{_more(extra)}")
+
+
+def _more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def _same_sharing(places: Mapping[str, Slot], source: Mapping[str, str]) -> None:
+    """One tensor of the model cannot take two tensors of the file."""
+    taken: dict[int, str] = {}
+    for name, slot in places.items():
+        if taken.setdefault(id(slot.holder), source[name]) != source[name]:
+            raise ModelError(f"the model shares '{name}' with '{taken[id(slot.holder)]}' but the file has two of them")
+
+
+def _write(slot: Slot, tensor: torch.Tensor) -> None:
+    here = slot.latent
+    if slot.form is not None:
+        raise ModelError(f"'{slot.name}' already has a form; load into a freshly built model")
+    if here.shape != tensor.shape or here.dtype != tensor.dtype:
+        raise ModelError(
+            f"'{slot.name}' is {here.dtype} of shape {tuple(here.shape)} in the model "
+            f"and {tensor.dtype} of shape {tuple(tensor.shape)} in the file"
+        )
+    here.copy_(tensor)
