@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -42,7 +43,7 @@ def parse_recipe(text: str, source: str = "recipe", overrides: Iterable[str] = (
         raise RecipeError(f"{source}: nested too deeply for a recipe") from None
     if not isinstance(plain, dict):
         raise RecipeError(f"{source}: a recipe is a mapping with 'model', 'data', 'train' and 'stages'")
-    overridden = [_override(plain, item) for item in overrides]
+    overridden = [override(plain, item) for item in overrides]
     try:
         return Recipe.parse(plain)
     except RecipeError as error:
@@ -70,7 +71,15 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _override(plain: dict[str, Any], item: str) -> tuple[str | int, ...]:
+def with_overrides(plain: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy of a plain recipe with each `a.b=c` written into it; raises RecipeError where one does not fit."""
+    changed = copy.deepcopy(plain)
+    for item in overrides:
+        override(changed, item)
+    return changed
+
+
+def override(plain: dict[str, Any], item: str) -> tuple[str | int, ...]:
     """Write one `a.b=c` into the plain recipe; returns the path it wrote."""
     key, equals, text = item.partition("=")
     if not equals or not key:

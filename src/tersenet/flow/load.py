@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from tersenet import artifact
 from tersenet.core.errors import ArtifactError
 from tersenet.core.recipe import ModelSpec
 from tersenet.forms import load_codes
-from tersenet.models import build
+from tersenet.models import build, skeleton
 
 
 def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
@@ -33,4 +35,10 @@ def zoo_model(contents: artifact.Contents, path: str | Path) -> nn.Module:
         maker = (contents.model or {}).get("factory")
         origin = f"made by {maker}" if maker else "that was given as a Python object"
         raise ArtifactError(f"{path}: holds a model {origin}; give the freshly built module: load(path, model=…)")
-    return build(ModelSpec.parse({key: contents.model[key] for key in ("name", "kwargs") if key in contents.model}), 0)
+    spec = ModelSpec.parse({key: contents.model[key] for key in ("name", "kwargs") if key in contents.model})
+    with torch.device("meta"):  # first without memory: what the file asks for may be larger than what it holds
+        asked = sum(parameter.numel() for parameter in skeleton(spec).parameters())
+    held = sum(math.prod(code.shape) for code in contents.tensors.values())
+    if asked > held:
+        raise ArtifactError(f"{path}: names a model of {asked:,} parameters, but holds {held:,} values")
+    return build(spec, 0)

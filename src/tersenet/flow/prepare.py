@@ -6,12 +6,13 @@ import importlib
 import pkgutil
 from pathlib import Path
 
+import torch
 from torch import nn
 
-from tersenet.core.errors import RecipeError
+from tersenet.core.errors import DataError, RecipeError
 from tersenet.core.recipe import Recipe
 from tersenet.data import Splits, load_data
-from tersenet.models import build
+from tersenet.models import build, input_shape
 
 METHOD_ROOMS = ("tersenet.prune", "tersenet.quantize")
 
@@ -35,6 +36,21 @@ def prepare_model(recipe: Recipe) -> nn.Module:
     if recipe.model is None:
         raise RecipeError("recipe: 'model' is missing; name a model of the zoo or a factory", ("model",))
     return build(recipe.model, recipe.seed)
+
+
+def example_inputs(recipe: Recipe) -> tuple[torch.Tensor, ...] | None:
+    """One example for the model, or None where nothing tells its shape.
+
+    The zoo knows the shape its models take by default; any other comes from the data, if that can be loaded.
+    """
+    if recipe.model is not None and recipe.model.name is not None and not recipe.model.kwargs:
+        return (torch.zeros(1, *input_shape(recipe.model.name)),)
+    if recipe.data is None:
+        return None
+    try:
+        return tuple(tensor[:1] for tensor in load_data(recipe.data).validation.example().inputs)
+    except DataError:
+        return None
 
 
 def run_folder(recipe: Recipe, name: str, base: Path = Path("runs")) -> Path:

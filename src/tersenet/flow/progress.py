@@ -60,7 +60,8 @@ class Bars:
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
 
-        self.title, self.task = "", None  # type: str, Any
+        self.title = ""
+        self.task: Any = None
         self.bar = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),

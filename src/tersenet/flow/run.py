@@ -1,6 +1,6 @@
 """A recipe from start to end. Read this first: it is the whole story.
 
-    model + data ──► train ──► stage ──► stage ──► … ──► write .terse ──► read .terse ──► measure ──► Record
+model + data ──► train ──► stage ──► stage ──► … ──► write .terse ──► read .terse ──► measure ──► Record
 """
 
 from __future__ import annotations

@@ -1,0 +1,50 @@
+"""The commands and what happens when something goes wrong: one sentence on stderr and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+import typer
+
+from tersenet.cli import compress, evaluate, inspect, methods, plan, report, reproduce
+from tersenet.core.errors import TersenetError
+
+app = typer.Typer(
+    help="Make trained PyTorch networks small and fast, and prove it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for room in (compress, plan, inspect, evaluate, methods, report, reproduce):
+    app.command(room.NAME)(room.command)
+
+USERS_OWN = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
+"""Trouble with files that is the user's to mend, not a bug."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command. Exit codes: 0 done, 2 the user's input is wrong, 3 the gate failed, 130 interrupted, 1 a bug."""
+    try:
+        app(arguments, standalone_mode=True)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    except TersenetError as error:
+        return complain(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return complain("interrupted; the same command with --resume goes on from the last checkpoint", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in USERS_OWN:
+            raise
+        return complain(f"{error.filename or 'file'}: {error.strerror}", 2)
+    return 0
+
+
+def complain(sentence: str, code: int) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
+    return code

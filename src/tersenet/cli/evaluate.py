@@ -1,0 +1,39 @@
+"""`tersenet evaluate FILE`: read the file and measure what it holds."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tersenet.cli.options import FilePath, Json, Set, print_json
+
+NAME = "evaluate"
+
+
+class Split(StrEnum):
+    TEST = "test"
+    VALIDATION = "validation"
+    TRAIN = "train"
+
+
+def command(
+    file: FilePath,
+    recipe: Annotated[Path | None, typer.Option(help="take model and data from this recipe, not from the file")] = None,
+    set: Set = None,
+    split: Annotated[Split, typer.Option(help="which part of the data")] = Split.TEST,
+    json: Json = False,
+) -> None:
+    """Read the file back and measure its accuracy. Data that lay in a local folder is named with --set data.path=…"""
+    from tersenet.flow.evaluating import evaluate_file
+
+    scores = evaluate_file(file, recipe, set or (), split.value)
+    if json:
+        print_json(scores)
+        return
+    print(f"{file} on {scores['data']} ({split.value}, {scores['examples']:,} examples)")
+    print(f"  loss  {scores['loss']:.4f}")
+    if scores["error"] is not None:
+        print(f"  error {100 * scores['error']:.2f} %")

@@ -1,0 +1,24 @@
+"""`tersenet inspect FILE`: where each byte went."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from tersenet.cli.options import FilePath, Json, print_json
+
+NAME = "inspect"
+
+
+def command(file: FilePath, json: Json = False) -> None:
+    """Where each byte went: per tensor, values, positions, tables and header, with the entropy beside."""
+    from tersenet import artifact
+    from tersenet.report.tables import print_ledger
+
+    contents, ledger = artifact.read(file), artifact.inspect(file)
+    if json:
+        origin = {
+            name: getattr(contents, name) for name in ("model", "recipe", "versions", "data", "data_digest", "seed")
+        }
+        print_json({"file": str(file), **asdict(ledger), "origin": origin})
+    else:
+        print_ledger(file, contents, ledger)

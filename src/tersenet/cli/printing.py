@@ -1,0 +1,49 @@
+"""Plans, methods and comparisons as text for a terminal, readable in 80 columns and in a pipe."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+from tersenet.experiments.page import page_of
+from tersenet.experiments.table import Table
+from tersenet.flow.plan import Plan
+
+
+def print_plan(plan: Plan) -> None:
+    for number, (method, names) in enumerate(plan.stages, start=1):
+        print(f"stage {number}  {method}: {len(names)} weights")
+        print(textwrap.fill(", ".join(names), 78, initial_indent="  ", subsequent_indent="  "))
+    width = max([len("tensor"), *(len(row.name) for row in plan.rows)])
+    print(f"\n{'tensor':{width}}  {'form':8}  {'shape':>16}  {'bytes':>10}")
+    for row in plan.rows:
+        size = row.values + row.positions + row.tables + row.header
+        print(f"{row.name:{width}}  {row.form:8}  {'×'.join(map(str, row.shape)) or 'scalar':>16}  {size:>10,}")
+    print(f"\nparameters       {plan.parameters:>12,}   of which not zero {plan.nonzero:,}")
+    if plan.macs is not None:
+        print(f"MACs             {plan.macs:>12,}   with a weight other than zero {plan.macs_nonzero:,}")
+    print(f"dense, 4 bytes   {plan.dense_bytes:>12,}")
+    ratio = plan.dense_bytes / plan.predicted_bytes
+    print(f"predicted file   {plan.predicted_bytes:>12,}   ratio {ratio:.1f}×")
+    print("(predicted by coding Laplace noise in place of trained weights; nothing was trained)")
+    for note in plan.notes:
+        print(f"note: {note}")
+
+
+def print_methods(methods: list[dict[str, Any]], detailed: bool) -> None:
+    for method in methods:
+        summary = method["about"].split("\n", 1)[0]
+        if not detailed:
+            print(f"{method['name']:20} {summary}")
+            continue
+        print(f"{method['name']}  (settles {method['phase']})\n")
+        print(textwrap.indent(method["about"], "  ") + "\n")
+        for option in method["options"]:
+            default = "required" if option["required"] else f"default {option['default']!r}"
+            print(f"  {option['name']}: {option['type']}  ({default})")
+            if option["about"]:
+                print(textwrap.fill(option["about"], 78, initial_indent="      ", subsequent_indent="      "))
+
+
+def print_comparison(name: str, table: Table, rows: list[dict[str, Any]]) -> None:
+    print(page_of(name, table, rows))

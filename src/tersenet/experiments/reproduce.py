@@ -1,0 +1,122 @@
+"""Run the rows of a table, once for each seed, and write them beside what was published."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from tersenet.core.errors import RecipeError
+from tersenet.core.load import load_recipe
+from tersenet.core.recipe import Recipe
+from tersenet.core.record import Record
+from tersenet.experiments.page import page_of
+from tersenet.experiments.table import TABLES, Row, Table, matching
+from tersenet.flow.files import write_text
+from tersenet.flow.prepare import prepare, register_methods
+from tersenet.flow.progress import Progress
+from tersenet.flow.run import run
+from tersenet.report import load_record, write_page
+
+RECIPES = Path("recipes")
+RESULTS = Path("results")
+
+
+def reproduce(name: str, data: Path | None, out: Path, only: str | None, progress: Progress) -> list[dict[str, Any]]:
+    """All runs of a table as plain rows; a run that is finished in `out` is read, one that was stopped is resumed.
+
+    Writes `results/NAME.csv` and `docs/results/NAME.md`, rows that were not run now kept as they are in `out`.
+    Raises RecipeError if it is not called where the recipes are, or no row matches `only`.
+    """
+    register_methods()
+    table = TABLES[name]
+    if not RECIPES.is_dir():
+        raise RecipeError("reproduce works in a clone of tersenet: there is no folder 'recipes' here")
+    chosen = matching(table, only)
+    if not chosen:
+        raise RecipeError(
+            f"--only {only}: matches no row of {name}; there are: {', '.join(r.name for r in table.rows)}"
+        )
+    for row in chosen:
+        for seed in row.seeds:
+            once(table, row, seed, data, out, progress)
+    rows = [line(row, record) for row in table.rows for record in finished(table, row, data, out)]
+    RESULTS.mkdir(exist_ok=True)
+    write_text(RESULTS / f"{name}.csv", as_csv(rows))
+    docs = Path("docs/results")
+    docs.mkdir(parents=True, exist_ok=True)
+    write_text(docs / f"{name}.md", page_of(name, table, rows))
+    return rows
+
+
+def recipe_of(table: Table, row: Row, seed: int, data: Path | None) -> Recipe:
+    folder = [f"data.path={data / table.data}"] if data else []
+    return load_recipe(RECIPES / row.recipe, [*row.overrides, *folder, f"seed={seed}"])
+
+
+def folder_of(row: Row, seed: int, out: Path) -> Path:
+    return out / row.name / f"seed-{seed}"
+
+
+def once(table: Table, row: Row, seed: int, data: Path | None, out: Path, progress: Progress) -> Record:
+    """One run, or its record if this very recipe is finished already."""
+    recipe, folder = recipe_of(table, row, seed, data), folder_of(row, seed, out)
+    done = record_in(folder, recipe)
+    if done is not None:
+        return done
+    progress.say(f"== {row.name}, seed {seed}")
+    model, splits = prepare(recipe)
+    record = run(recipe, model, splits, folder, resume=True, progress=progress).record
+    write_page([record], folder / "report.html")
+    return record
+
+
+def record_in(folder: Path, recipe: Recipe) -> Record | None:
+    if not (folder / "record.json").exists():
+        return None
+    record = load_record(folder)
+    return record if record.recipe_hash == recipe.digest() else None
+
+
+def finished(table: Table, row: Row, data: Path | None, out: Path) -> list[Record]:
+    found = (record_in(folder_of(row, seed, out), recipe_of(table, row, seed, data)) for seed in row.seeds)
+    return [record for record in found if record is not None]
+
+
+def line(row: Row, record: Record) -> dict[str, Any]:
+    """One run as a row of the CSV."""
+    figures, paper = record.figures, row.published
+    return {
+        "row": row.name,
+        "seed": record.seed,
+        "data": record.data,
+        "test_error_dense": figures.test_error_dense,
+        "test_error_file": figures.test_error_file,
+        "validation_error_dense": figures.validation_error_dense,
+        "validation_error_file": figures.validation_error_file,
+        "file_bytes": figures.file_bytes,
+        "ratio": round(figures.ratio, 2),
+        "parameters": figures.parameters,
+        "nonzero": figures.nonzero,
+        "dense_zstd_bytes": figures.dense_zstd_bytes,
+        "seconds": round(figures.total_seconds, 1),
+        "published_error": paper.error if paper else None,
+        "published_bytes": paper.bytes if paper else None,
+        "published_ratio": paper.ratio if paper else None,
+        "source": paper.source if paper else "control",
+        "recipe": row.recipe,
+        "overrides": " ".join(row.overrides),
+        "recipe_hash": record.recipe_hash,
+        "file_digest": record.file_digest,
+        "machine": record.machine,
+        "torch": record.versions["torch"],
+    }
+
+
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["row"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

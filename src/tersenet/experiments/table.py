@@ -1,0 +1,50 @@
+"""A table of the literature: rows that are recipes, with the published figures beside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tersenet.core.registry import Registry
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a paper states. Errors are shares in [0, 1]; bytes as the paper rounds them."""
+
+    source: str
+    error: float | None = None
+    bytes: int | None = None
+    ratio: float | None = None
+    nonzero: int | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One recipe, run with each seed. `published` is None for a control of our own."""
+
+    name: str
+    recipe: str
+    about: str
+    overrides: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0, 1, 2)
+    published: Published | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """`data`: the folder of the data set below `--data`."""
+
+    title: str
+    data: str
+    rows: tuple[Row, ...]
+
+
+TABLES: Registry[Table] = Registry("table")
+
+
+def matching(table: Table, pattern: str | None) -> Iterable[Row]:
+    """The rows whose name matches a shell pattern; all without one."""
+    from fnmatch import fnmatch
+
+    return [row for row in table.rows if pattern is None or fnmatch(row.name, pattern)]

@@ -1,0 +1,43 @@
+"""What can be a stage, as plain values: name, docstring, options with types, defaults and meaning."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from tersenet.core.stage import STAGES, Stage
+from tersenet.flow.prepare import register_methods
+
+
+def describe_methods(name: str | None = None) -> list[dict[str, Any]]:
+    """All methods, or the one called `name`; raises RecipeError with the nearest name if there is none."""
+    register_methods()
+    names = [name] if name else list(STAGES)
+    return [describe(STAGES[each]) for each in names]
+
+
+def describe(stage: type[Stage]) -> dict[str, Any]:
+    return {
+        "name": stage.method,
+        "phase": stage.phase.name.lower(),
+        "about": inspect.cleandoc(stage.__doc__ or ""),
+        "options": [
+            {
+                "name": key,
+                "type": _type_name(entry.annotation),
+                "default": entry.get_default(call_default_factory=True) if not entry.is_required() else None,
+                "required": entry.is_required(),
+                "about": entry.description or "",
+            }
+            for key, entry in stage.model_fields.items()
+        ],
+    }
+
+
+def _type_name(annotation: Any) -> str:
+    text = (
+        annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
+    )
+    for noise in ("typing.", "tersenet.core.recipe.", "NoneType"):
+        text = text.replace(noise, "" if noise != "NoneType" else "None")
+    return text
