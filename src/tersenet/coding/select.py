@@ -1,0 +1,53 @@
+"""Choosing a coder by real bytes, and the way back."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tersenet.coding.base import CODERS, Coder, CodingError, Encoded
+from tersenet.core.code import Symbols
+from tersenet.core.errors import RecipeError
+from tersenet.core.registry import nearest
+
+AUTO = "auto"
+
+
+def encode(symbols: Symbols, coder: str = AUTO) -> Encoded:
+    """The smallest payload among the coders that `coder` names: one of them, a family, or all (`auto`).
+
+    Equal sizes go to the lower id, so the choice is the same every time. Symbols that no coder of a family takes (more
+    than a million distinct ones) are written raw; `Encoded.coder` says so. Raises RecipeError for an unknown name.
+    """
+    planned = [(plan, choice) for choice in _named(coder) if (plan := choice.plan(symbols)) is not None]
+    best: Encoded | None = None
+    best_key = (0, 0)
+    for plan, choice in sorted(planned, key=lambda pair: (pair[0].least, pair[1].id)):
+        if best is not None and (plan.least, choice.id) >= best_key:
+            continue
+        encoded = plan.write()
+        key = (len(encoded.payload), choice.id)
+        if best is None or key < best_key:
+            best, best_key = encoded, key
+    return best if best is not None else encode(symbols, "raw")
+
+
+def decode(coder: str, payload: bytes, length: int, alphabet: int) -> np.ndarray:
+    """int32 [length] in [0, alphabet): what `encode` was given.
+
+    Raises CodingError with the reason for a payload that is not well-formed, in time and memory bounded by `length`,
+    `alphabet` and `len(payload)`. A payload altered so that it is still well-formed gives other symbols in range.
+    """
+    if length < 0 or not 0 <= alphabet <= 1 << 31 or (length and not alphabet):
+        raise CodingError(f"there is no row of {length} symbols from an alphabet of {alphabet}")
+    if coder not in CODERS:
+        raise CodingError(f"unknown coder '{coder}'")
+    return CODERS[coder].decode(payload, length, alphabet)
+
+
+def _named(name: str) -> list[Coder]:
+    coders = sorted((CODERS[known] for known in CODERS), key=lambda coder: coder.id)
+    chosen = [coder for coder in coders if name in (AUTO, coder.family, coder.name)]
+    if not chosen:
+        known = {AUTO, *CODERS, *(coder.family for coder in coders)}
+        raise RecipeError(f"unknown coder '{name}'{nearest(name, known)}", ("code", "coder"))
+    return chosen
