@@ -1,0 +1,193 @@
+"""prune.magnitude: the weights that matter least become zero and stay zero."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+from torch import nn
+
+from tersenet.core.recipe import Training
+from tersenet.core.stage import Phase, RunContext, Stage, register_stage
+from tersenet.forms import Target, match, per_target
+from tersenet.forms.options import one_or_per_layer
+from tersenet.prune.criteria import CRITERIA
+from tersenet.prune.dropout import dropouts, rescale, tell
+from tersenet.prune.masks import Counts, Masks
+from tersenet.prune.schedule import Window, cubic, geometric
+
+
+@register_stage("prune.magnitude")
+class MagnitudePruning(Stage):
+    """Prune by a score of each weight on its own, then fine-tune.
+
+    Han et al. 2015, "Learning both weights and connections", arXiv 1506.02626 (thresholds, iterations, dropout);
+    Zhu & Gupta 2017, arXiv 1710.01878, eq. 1 (gradual); Guo et al. 2016, arXiv 1608.04493, eq. 3 (splicing).
+
+    Exactly round(sparsity · n) weights are zero; of equal scores the earlier entry is kept. Every weight keeps at
+    least one entry, and what an earlier stage pruned stays pruned.
+    """
+
+    phase = Phase.SUPPORT
+
+    sparsity: Any = Field(None, description="share of zeros, in (0, 1), or {pattern: share}; others are left alone")
+    quality: Any = Field(None, description="scope std: threshold over standard deviation, or {pattern: quality}")
+    criterion: str = Field("magnitude", description="magnitude, square, random or smallest_kept")
+    scope: Literal["layer", "global", "std"] = Field(
+        "layer", description="sparsity of each layer, of all together, or by quality × standard deviation"
+    )
+    schedule: Literal["one_shot", "iterative", "gradual"] = Field(
+        "one_shot", description="at once; in `steps` rounds of prune and fine-tune; or during one fine-tuning"
+    )
+    steps: int = Field(1, ge=1, le=100, description="rounds of the iterative schedule; each keeps the same share")
+    begin: float = Field(
+        0.0, ge=0, lt=1, description="gradual, splice: share of the budget where masks start to change"
+    )
+    end: float = Field(0.75, gt=0, le=1, description="and where they are fixed")
+    frequency: int = Field(100, ge=1, description="and every how many optimizer steps they change")
+    splice: bool = Field(False, description="weights may come back while fine-tuning")
+    margin: float = Field(0.1, ge=0, description="by how much of the threshold a weight must exceed it to come back")
+    finetune: Training | None = Field(None, description="after pruning; for iterative, in every round")
+    final: Training | None = Field(None, description="once more at the end, masks fixed")
+    rescale_dropout: bool = Field(
+        False, description="lower dropout rates by the square root of the connections left in the layer they feed"
+    )
+
+    @field_validator("sparsity", mode="before")
+    @classmethod
+    def _sparsity(cls, value: Any) -> Any:
+        return None if value is None else one_or_per_layer(value, "sparsity", 0, 1)
+
+    @field_validator("quality", mode="before")
+    @classmethod
+    def _quality(cls, value: Any) -> Any:
+        return None if value is None else one_or_per_layer(value, "quality", 0, float("inf"))
+
+    @field_validator("criterion")
+    @classmethod
+    def _criterion(cls, value: str) -> str:
+        CRITERIA[value]
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> MagnitudePruning:
+        wrong = next((sentence for bad, sentence in self._contradictions() if bad), None)
+        if wrong:
+            raise ValueError(wrong)
+        return self
+
+    def _contradictions(self) -> list[tuple[bool, str]]:
+        std, gradual, iterative = self.scope == "std", self.schedule == "gradual", self.schedule == "iterative"
+        return [
+            (std and self.quality is None, "scope 'std' needs 'quality', the threshold in standard deviations"),
+            (std and self.sparsity is not None, "scope 'std' takes 'quality' in place of 'sparsity'"),
+            (std and self.criterion != "magnitude", "scope 'std' is a threshold on magnitude; leave out 'criterion'"),
+            (std and gradual, "scope 'std' has no sparsity that a gradual schedule could grow to; use 'iterative'"),
+            (not std and self.sparsity is None, "'sparsity' is missing"),
+            (not std and self.quality is not None, "'quality' belongs to scope 'std'"),
+            (
+                self.scope == "global" and isinstance(self.sparsity, dict),
+                "scope 'global' takes one sparsity for all weights together, not one for each layer",
+            ),
+            (iterative and self.steps < 2, "schedule 'iterative' needs 'steps' of 2 or more"),
+            (not iterative and self.steps != 1, "'steps' belongs to schedule 'iterative'"),
+            ((iterative or gradual) and self.finetune is None, f"schedule '{self.schedule}' needs 'finetune'"),
+            (self.splice and self.finetune is None, "'splice' needs 'finetune', during which weights come back"),
+            (
+                self.splice and self.criterion not in ("magnitude", "square"),
+                f"'splice' needs criterion 'magnitude' or 'square', not '{self.criterion}'",
+            ),
+            ((gradual or self.splice) and self.begin >= self.end, "'begin' must be less than 'end'"),
+            (
+                gradual and self.rescale_dropout,
+                "'rescale_dropout' goes with 'one_shot' or 'iterative', where connections do not change in training",
+            ),
+        ]
+
+    def options_for(self) -> Iterable[str]:
+        option = self.quality if self.scope == "std" else self.sparsity
+        return tuple(option) if isinstance(option, dict) else ()
+
+    def apply(self, model: nn.Module, context: RunContext) -> nn.Module:
+        option = self._option(match(model, self.targets, self.ignore), context)
+        targets = [target for target in match(model, self.targets, self.ignore) if target.name in option]
+        generator = partial(context.generator, "prune")
+        masks = Masks(targets, CRITERIA[self.criterion], generator, context.note, self.margin)
+        if self.schedule == "gradual":
+            self._gradually(model, context, masks, option)
+        else:
+            self._in_rounds(model, context, masks, option)
+        if self.final is not None:
+            context.finetune(model, self.final)
+        return model
+
+    def _option(self, targets: tuple[Target, ...], context: RunContext) -> dict[str, float]:
+        """Sparsity or quality of each weight; a note for those that get none."""
+        option = per_target(self.quality if self.scope == "std" else self.sparsity, targets)
+        for target in targets:
+            if target.name not in option:
+                noun = "quality" if self.scope == "std" else "sparsity"
+                context.note(f"{self.method}: {target.name} is left as it is, since no {noun} is given for it")
+        return option
+
+    def _in_rounds(self, model: nn.Module, context: RunContext, masks: Masks, option: dict[str, float]) -> None:
+        """One-shot is one round."""
+        rates = dropouts(model) if self.rescale_dropout else ()
+        for iteration in range(1, self.steps + 1):
+            counts = self._counts(masks, option, iteration)
+            masks.update(counts)
+            rescale(rates, masks)
+            if self.finetune is not None:
+                self._finetune(model, context, masks, counts)
+        if self.rescale_dropout:
+            tell(rates, context.note)
+
+    def _counts(self, masks: Masks, option: dict[str, float], iteration: int) -> Counts:
+        if self.scope == "std":
+            return masks.at_deviation(option)
+        grown = {name: geometric(sparsity, iteration, self.steps) for name, sparsity in option.items()}
+        return masks.at_all(next(iter(grown.values()))) if self.scope == "global" else masks.at(grown)
+
+    def _finetune(self, model: nn.Module, context: RunContext, masks: Masks, counts: Counts) -> None:
+        """With fixed masks, or splicing at the same counts. All that changes is in the model's buffers, and the
+        callback depends on the step alone, so that training can be resumed at any step."""
+        assert self.finetune is not None
+        if not self.splice:
+            context.finetune(model, self.finetune)
+            return
+
+        def on_step(step: int, steps: int) -> None:
+            if step == self._window.last(steps):
+                masks.freeze(counts)
+            elif step > 0 and self._window.due(step, steps):
+                masks.update(counts, splicing=True)
+
+        masks.open()
+        context.finetune(model, self.finetune, on_step=on_step)
+        masks.freeze(counts)
+
+    def _gradually(self, model: nn.Module, context: RunContext, masks: Masks, option: dict[str, float]) -> None:
+        assert self.finetune is not None
+        together = self.scope == "global"
+        initial = dict.fromkeys(option, masks.sparsity_of_all()) if together else masks.sparsity()
+
+        def counts_at(progress: float) -> Counts:
+            grown = {name: cubic(progress, initial[name], final) for name, final in option.items()}
+            return masks.at_all(next(iter(grown.values()))) if together else masks.at(grown)
+
+        def on_step(step: int, steps: int) -> None:
+            if step == self._window.last(steps):
+                masks.freeze(counts_at(1.0))
+            elif self._window.due(step, steps):
+                masks.update(counts_at(self._window.progress(step, steps)), splicing=self.splice)
+
+        if self.splice:
+            masks.open()
+        context.finetune(model, self.finetune, on_step=on_step)
+        masks.freeze(counts_at(1.0))
+
+    @property
+    def _window(self) -> Window:
+        return Window(self.begin, self.end, self.frequency)
