@@ -39,7 +39,7 @@ Start = Callable[[Points, int, np.random.Generator], np.ndarray]
 STARTS: Registry[Start] = Registry("init")
 
 EXACT_CELLS = 1 << 26
-"""kmeans1d keeps two tables of k × m eight-byte cells: one GiB at this many."""
+"""kmeans1d keeps two tables of k × n eight-byte cells: one GiB at this many."""
 
 
 @STARTS.register("linear")
@@ -66,14 +66,13 @@ def random(points: Points, k: int, generator: np.random.Generator) -> np.ndarray
 
 @STARTS.register("exact")
 def exact(points: Points, k: int, generator: np.random.Generator) -> np.ndarray:
-    """The optimum of all partitions (Wu 1991; Grønlund et al. 2017, arXiv 1701.07204), in O(k·m) time and memory."""
-    labels, _ = kmeans1d.cluster(points.values, k, weights=points.counts.astype(np.float64))
-    return _means(points, np.concatenate([[0], np.flatnonzero(np.diff(labels)) + 1, [len(points.values)]]))
+    """The optimum of all partitions (Wu 1991; Grønlund et al. 2017, arXiv 1701.07204), in O(k·n) time and memory."""
+    return np.unique(kmeans1d.cluster(np.repeat(points.values, points.counts), k).centroids)
 
 
 def fits_exact(points: Points, k: int) -> bool:
     """Whether `exact` stays within about one GiB."""
-    return k * len(points.values) <= EXACT_CELLS
+    return k * points.size <= EXACT_CELLS
 
 
 def cluster(points: Points, k: int, start: str, generator: np.random.Generator, iterations: int = 300) -> np.ndarray:
