@@ -23,7 +23,7 @@ class Ans:
     """All rows share one coder, so that its state is written once. Rows with a single symbol cost nothing."""
 
     name: str = "ans"
-    slack: int = 8  # symbols met while the 64-bit state is still empty can be free
+    exact: bool = False  # symbols met while the state is still empty can be free
 
     def fit(self, found: Histogram) -> Frequencies:
         return frequency.fit(found)

@@ -34,7 +34,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Plan:
-    """An encoding that has been priced but not written: `write()` never gives fewer than `least` bytes."""
+    """An encoding that is chosen but not written yet: `write()` never gives fewer than `least` bytes."""
 
     least: int
     write: Callable[[], Encoded]

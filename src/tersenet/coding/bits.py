@@ -32,7 +32,7 @@ class BitWriter:
 
     def numbers(self, values: np.ndarray) -> None:
         """A block of integers in [0, 2³¹) in exponential Golomb codes of the best order."""
-        order = _best_order(values)
+        order, _ = _best_order(values)
         self.number(order, _ORDER_BITS)
         if order != _ALL_ZERO:
             self.put(_golomb(values, order))
@@ -114,11 +114,19 @@ def _bit_length(values: np.ndarray) -> np.ndarray:
     return np.frexp(values.astype(np.float64))[1].astype(np.int64)
 
 
-def _best_order(values: np.ndarray) -> int:
+def golomb_bits(values: np.ndarray) -> int:
+    """What `BitWriter.numbers(values)` adds."""
+    return _ORDER_BITS + _best_order(values)[1]
+
+
+def _best_order(values: np.ndarray) -> tuple[int, int]:
+    """The order with the fewest bits, and how many they are."""
     if not values.any():
-        return _ALL_ZERO
-    sizes = [int((2 * _bit_length(values + (1 << order)) - order - 1).sum()) for order in range(_ALL_ZERO)]
-    return sizes.index(min(sizes))
+        return _ALL_ZERO, 0
+    orders = np.arange(_ALL_ZERO)
+    sizes = (2 * _bit_length(values[:, None] + (1 << orders)) - orders - 1).sum(axis=0)
+    best = int(np.argmin(sizes))
+    return best, int(sizes[best])
 
 
 def _golomb(values: np.ndarray, order: int) -> np.ndarray:

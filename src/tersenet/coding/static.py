@@ -6,6 +6,7 @@ Two choices compose: a layout (`direct`, `gaps`) says which rows of integers are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -43,8 +44,8 @@ class EntropyCode(Protocol[M]):
     def name(self) -> str: ...
 
     @property
-    def slack(self) -> int:
-        """A stream may be this many bytes shorter than its model says."""
+    def exact(self) -> bool:
+        """A stream has exactly the bits that its models say; otherwise about as many."""
         ...
 
     def fit(self, found: Histogram) -> M: ...
@@ -149,8 +150,8 @@ class _Priced(Generic[M]):
         return (self.tables().length + 7) // 8 + sum(self.stream_bits()) / 8
 
     def least(self) -> int:
-        stream = int(np.ceil(sum(self.stream_bits()) / 8 - 1e-6))
-        return (self.tables().length + 7) // 8 + max(stream - self.coder.code.slack, 0)
+        stream = math.ceil(sum(self.stream_bits()) / 8) if self.coder.code.exact else 0
+        return (self.tables().length + 7) // 8 + stream
 
     def write(self) -> Encoded:
         head = self.tables().bytes()
