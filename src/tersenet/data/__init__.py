@@ -1,6 +1,7 @@
 """Data sets as splits of batches."""
 
+from tersenet.data.check import check_fits
 from tersenet.data.load import load_data
 from tersenet.data.source import Batch, Source, Splits
 
-__all__ = ["Batch", "Source", "Splits", "load_data"]
+__all__ = ["Batch", "Source", "Splits", "check_fits", "load_data"]
