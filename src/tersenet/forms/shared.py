@@ -15,41 +15,44 @@ from tersenet.forms.tables import dtype_name, shaped, to_table
 
 
 class _Lookup(torch.autograd.Function):
-    """table[index]; the gradient of a code's value is the sum over the entries that have it."""
+    """values[code] at `places`, zero elsewhere; the gradient of a value is the sum over the entries that have it."""
 
     @staticmethod
-    def forward(ctx: Any, codebook: torch.Tensor, index: torch.Tensor, zero: bool, half: bool) -> torch.Tensor:
-        ctx.save_for_backward(index)
-        ctx.codes, ctx.zero, ctx.dtype = codebook.numel(), zero, codebook.dtype
+    def forward(
+        ctx: Any, codebook: torch.Tensor, code: torch.Tensor, places: torch.Tensor | None, shape: torch.Size, half: bool
+    ) -> torch.Tensor:
+        ctx.save_for_backward(code, places)
+        ctx.codes, ctx.dtype = codebook.numel(), codebook.dtype
         values = codebook.half().to(codebook.dtype) if half else codebook
-        values = torch.cat([values.new_zeros(1), values]) if zero else values
-        return values.index_select(0, index.reshape(-1)).reshape(index.shape)
+        entries = values.index_select(0, code)
+        if places is not None:
+            entries = entries.new_zeros(shape.numel()).index_copy_(0, places, entries)
+        return entries.reshape(shape)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        (index,) = ctx.saved_tensors
-        return sum_by_code(gradients[0], index, ctx.codes, ctx.zero).to(ctx.dtype), None, None, None
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        code, places = ctx.saved_tensors
+        return sum_by_code(gradients[0], code, places, ctx.codes).to(ctx.dtype), None, None, None, None
 
 
-def sum_by_code(entries: torch.Tensor, index: torch.Tensor, codes: int, zero: bool) -> torch.Tensor:
-    """Sums of the entries of each of `codes` codes, float64 [codes]; with `zero`, code 0 is left out.
+def sum_by_code(entries: torch.Tensor, code: torch.Tensor, places: torch.Tensor | None, codes: int) -> torch.Tensor:
+    """Sums of the entries of each of `codes` codes, float64 [codes]; `code` is that of the entries at `places`, [m].
 
     The order of summation is fixed, on the CPU whatever the number of threads, and on the GPU, so that a run repeats.
     """
-    flat, members = entries.detach().reshape(-1).double(), index.reshape(-1)
-    length = codes + zero
-    if flat.is_cuda:  # bincount adds in any order there, index_put_ sorts first
-        sums = flat.new_zeros(length).index_put_((members.long(),), flat, accumulate=True)
-    else:
-        sums = torch.bincount(members, weights=flat, minlength=length)
-    return sums[int(zero) :]
+    flat = entries.detach().reshape(-1)
+    members = (flat if places is None else flat.index_select(0, places)).double()
+    sums = members.new_zeros(codes)
+    if flat.is_cuda:  # index_add_ adds in any order there; index_put_ sorts first
+        return sums.index_put_((code.long(),), members, accumulate=True)
+    return sums.index_add_(0, code, members)
 
 
 @register_form("shared")
 class Shared(Form):
     """A weight of at most k values (Han et al. 2016, "Deep Compression", arXiv 1510.00149, §3).
 
-    The latent is the codebook, k values; the entries' codes are a buffer. The gradient of a value is the sum of its
+    The latent is the codebook, k values; the entries' codes are buffers. The gradient of a value is the sum of its
     members' gradients (§3.3, figure 3).
 
     index: integers, shape of the weight. Without `zero` in [0, k); with it, 0 means exactly zero, for ever, and
@@ -60,23 +63,38 @@ class Shared(Form):
     """
 
     phase = Phase.VALUES
-    index: torch.Tensor
+    code: torch.Tensor
+    places: torch.Tensor | None
 
     def __init__(self, index: torch.Tensor, codes: int, *, zero: bool, half: bool = False) -> None:
         super().__init__()
         if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < codes + zero:
             raise ValueError(f"codes must lie in [0, {codes + zero})")
-        self.codes, self.zero, self.half_precision = codes, zero, half
-        self.register_buffer("index", index.detach().to(torch.int32).clone())
+        self.codes, self.zero, self.half_precision, self.shape = codes, zero, half, index.shape
+        flat = index.detach().reshape(-1).to(torch.int32)
+        # With a zero code only the others are kept, with their places: most of a pruned weight needs no work then.
+        places = flat.nonzero().reshape(-1) if zero else None
+        self.register_buffer("places", places)
+        self.register_buffer("code", flat.clone() if places is None else flat[places] - 1)
+
+    @property
+    def index(self) -> torch.Tensor:
+        """The codes in the weight's shape, as given: int32."""
+        if self.places is None:
+            return self.code.reshape(self.shape)
+        flat = self.code.new_zeros(self.shape.numel())
+        return flat.index_copy_(0, self.places, self.code + 1).reshape(self.shape)
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
-        weight: torch.Tensor = _Lookup.apply(latent, self.index, self.zero, self.half_precision)  # type: ignore[no-untyped-call]
+        weight: torch.Tensor = _Lookup.apply(  # type: ignore[no-untyped-call]
+            latent, self.code, self.places, self.shape, self.half_precision
+        )
         return weight
 
     def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
         """The mean of each code's members [k], which is the least-squares codebook; of equal members, exactly that."""
-        sums = sum_by_code(weight, self.index, self.codes, self.zero)
-        counts = sum_by_code(torch.ones_like(weight), self.index, self.codes, self.zero)
+        sums = sum_by_code(weight, self.code, self.places, self.codes)
+        counts = sum_by_code(torch.ones_like(weight), self.code, self.places, self.codes)
         return (sums / counts.clamp(min=1)).to(weight.dtype)
 
     def encode(self, latent: torch.Tensor) -> Code:
