@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from tersenet.core.recipe import Training
+from tersenet.core.registry import nearest
 from tersenet.core.stage import Phase, RunContext, Stage, register_stage
 from tersenet.forms import Target, match, per_target
 from tersenet.forms.options import one_or_per_layer
@@ -32,8 +33,12 @@ class MagnitudePruning(Stage):
 
     phase = Phase.SUPPORT
 
-    sparsity: Any = Field(None, description="share of zeros, in (0, 1), or {pattern: share}; others are left alone")
-    quality: Any = Field(None, description="scope std: threshold over standard deviation, or {pattern: quality}")
+    sparsity: float | dict[str, float] | None = Field(
+        None, description="share of zeros, in (0, 1), or {pattern: share}; others are left alone"
+    )
+    quality: float | dict[str, float] | None = Field(
+        None, description="scope std: threshold over standard deviation, or {pattern: quality}"
+    )
     criterion: str = Field("magnitude", description="magnitude, square, random or smallest_kept")
     scope: Literal["layer", "global", "std"] = Field(
         "layer", description="sparsity of each layer, of all together, or by quality × standard deviation"
@@ -68,7 +73,8 @@ class MagnitudePruning(Stage):
     @field_validator("criterion")
     @classmethod
     def _criterion(cls, value: str) -> str:
-        CRITERIA[value]
+        if value not in CRITERIA:
+            raise ValueError(f"unknown criterion '{value}'{nearest(value, CRITERIA)}")
         return value
 
     @model_validator(mode="after")
@@ -99,6 +105,11 @@ class MagnitudePruning(Stage):
                 self.splice and self.criterion not in ("magnitude", "square"),
                 f"'splice' needs criterion 'magnitude' or 'square', not '{self.criterion}'",
             ),
+            (
+                not (gradual or self.splice) and bool(self.model_fields_set & {"begin", "end", "frequency"}),
+                "'begin', 'end' and 'frequency' belong to schedule 'gradual' and to 'splice'",
+            ),
+            (not self.splice and "margin" in self.model_fields_set, "'margin' belongs to 'splice'"),
             ((gradual or self.splice) and self.begin >= self.end, "'begin' must be less than 'end'"),
             (
                 gradual and self.rescale_dropout,
@@ -111,8 +122,9 @@ class MagnitudePruning(Stage):
         return tuple(option) if isinstance(option, dict) else ()
 
     def apply(self, model: nn.Module, context: RunContext) -> nn.Module:
-        option = self._option(match(model, self.targets, self.ignore), context)
-        targets = [target for target in match(model, self.targets, self.ignore) if target.name in option]
+        matched = match(model, self.targets, self.ignore)
+        option = self._option(matched, context)
+        targets = [target for target in matched if target.name in option]
         generator = partial(context.generator, "prune")
         masks = Masks(targets, CRITERIA[self.criterion], generator, context.note, self.margin)
         if self.schedule == "gradual":
@@ -125,7 +137,9 @@ class MagnitudePruning(Stage):
 
     def _option(self, targets: tuple[Target, ...], context: RunContext) -> dict[str, float]:
         """Sparsity or quality of each weight; a note for those that get none."""
-        option = per_target(self.quality if self.scope == "std" else self.sparsity, targets)
+        given = self.quality if self.scope == "std" else self.sparsity
+        assert given is not None
+        option = per_target(given, targets)
         for target in targets:
             if target.name not in option:
                 noun = "quality" if self.scope == "std" else "sparsity"

@@ -32,7 +32,9 @@ class WeightSharing(Stage):
 
     phase = Phase.VALUES
 
-    bits: Any = Field(5, description="2^bits values, 1 to 16, or {pattern: bits}; others are left alone")
+    bits: int | dict[str, int] = Field(
+        5, description="2^bits values, 1 to 16, or {pattern: bits}; others are left alone"
+    )
     init: Literal["linear", "density", "random", "exact"] = Field(
         "linear", description="where k-means starts: equal steps, quantiles, random weights, or at the optimum itself"
     )
