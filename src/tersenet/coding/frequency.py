@@ -1,9 +1,9 @@
 """Frequencies for arithmetic coding as integers that sum to 2²⁴, and a table of a few bits per symbol for them.
 
-What is written for each symbol is its ideal code length, rounded to a multiple of δ = 1/8, 1/4, 1/2, 1, … bits and told as the difference
-to its neighbour: neighbouring codebook entries are used about equally often. Rounding code lengths by at most δ/2 costs
-about (ln 2 / 2)·δ²/12 bits per symbol (the second-order term of the Kullback-Leibler divergence), so few data deserve a
-coarse δ and many a fine one; the δ with the fewest bytes in total is taken.
+What is written for each symbol is its ideal code length, rounded to a multiple of δ = 1/8, 1/4, 1/2, 1, … bits and told
+as the difference to its neighbour: neighbouring codebook entries are used about equally often. Rounding code lengths by
+at most δ/2 costs about (ln 2 / 2)·δ²/12 bits per symbol (the second-order term of the Kullback-Leibler divergence), so
+few data deserve a coarse δ and many a fine one; the δ with the fewest bytes in total is taken.
 
 Decoding uses integers alone, hence the same file gives the same frequencies on every machine.
 """
