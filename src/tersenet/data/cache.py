@@ -59,7 +59,7 @@ def _write(path: Path, parts: Mapping[str, Decoded], classes: int | None) -> Non
     """Under a temporary name, then renamed: a reader finds the whole file or none."""
     from safetensors.torch import save_file
 
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for split, part in parts.items():
         tensors |= {f"{split}.{place}": tensor.contiguous() for place, tensor in enumerate(part.inputs)}
         if part.target is not None:

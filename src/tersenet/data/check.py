@@ -34,7 +34,7 @@ def _check_inputs(batch: Batch, where: str) -> None:
 
 
 def _run(model: nn.Module, batch: Batch, where: str) -> Any:
-    tensor = next((*model.parameters(), *model.buffers()), None)
+    tensor = next(iter((*model.parameters(), *model.buffers())), None)
     batch = batch if tensor is None else batch.to(tensor.device)
     try:
         with _untouched(model), torch.no_grad():

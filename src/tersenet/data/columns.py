@@ -45,13 +45,16 @@ def class_count(dataset: datasets.Dataset, label: str) -> int | None:
     return None if count is None else int(count)
 
 
-def decode_columns(dataset: datasets.Dataset, columns: tuple[str, str], where: str) -> Decoded:
-    """A whole split in memory: images [N, C, H, W] uint8, or rows of numbers [N, …]; labels [N] int64."""
+def decode_columns(dataset: datasets.Dataset, columns: tuple[str, str], where: str, mode: str | None = None) -> Decoded:
+    """A whole split in memory: images [N, C, H, W] uint8, or rows of numbers [N, …]; labels [N] int64.
+
+    mode: that of the images, as in `decode_images`.
+    """
     if len(dataset) == 0:
         raise DataError(f"{where} is empty")
     table = dataset.with_format("arrow")[:]
     target = _labels(table.column(columns[1]), f"{where}, column '{columns[1]}'")
-    return Decoded((_inputs(dataset, columns[0], table, f"{where}, column '{columns[0]}'"),), target)
+    return Decoded((_inputs(dataset, columns[0], table, mode, f"{where}, column '{columns[0]}'"),), target)
 
 
 def image_bytes(entry: dict[str, Any] | None) -> bytes | None:
@@ -65,12 +68,23 @@ def image_bytes(entry: dict[str, Any] | None) -> bytes | None:
     return data
 
 
-def _inputs(dataset: datasets.Dataset, name: str, table: Any, where: str) -> torch.Tensor:
+def label_of(value: Any, where: str) -> int:
+    """A single label, checked as a column of them is."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise DataError(f"{where}: the label must be an integer of 0 or more, not {value!r}")
+
+
+def _inputs(dataset: datasets.Dataset, name: str, table: Any, mode: str | None, where: str) -> torch.Tensor:
     import datasets
 
     column = table.column(name)
     if isinstance(dataset.features[name], datasets.Image):
-        return decode_images(lambda index: image_bytes(column[index].as_py()), len(column), where)
+
+        def read(index: int) -> bytes | None:
+            return image_bytes(column[index].as_py())
+
+        return decode_images(read, lambda index: f"{where}: image {index}", len(column), mode)
     try:
         rows = np.stack([np.asarray(row, dtype=np.float32) for row in column.to_pylist()])
     except (ValueError, TypeError):
@@ -79,13 +93,12 @@ def _inputs(dataset: datasets.Dataset, name: str, table: Any, where: str) -> tor
 
 
 def _labels(column: Any, where: str) -> torch.Tensor:
-    import pyarrow as pa
-
-    if not pa.types.is_integer(column.type):
-        raise DataError(f"{where}: labels must be integers, not {column.type}")
     if column.null_count:
         raise DataError(f"{where}: {column.null_count} labels are missing")
-    return torch.from_numpy(column.to_numpy().astype(np.int64))
+    labels = column.to_numpy()
+    if labels.dtype.kind not in "iu":
+        raise DataError(f"{where}: labels must be integers, not {column.type}")
+    return torch.from_numpy(labels.astype(np.int64))
 
 
 def _only(candidates: list[str], kind: str, setting: str, known: list[str], where: str) -> str:

@@ -111,7 +111,7 @@ def _prepare(train: Decoded, spec: DataSpec) -> tuple[Prepare, ...]:
         numbers = tensor.is_floating_point() or (tensor.dtype == torch.uint8 and tensor.ndim == 4)
         if not spec.normalize or not numbers or tensor.ndim < 2:
             return Prepare(augment=spec.augment)
-        mean, deviation = statistics(tensor.split(CHUNK))
+        mean, deviation = statistics(tensor.split(CHUNK))  # type: ignore[no-untyped-call]
         return Prepare(mean, deviation, spec.augment)
 
     return tuple(one(tensor) for tensor in train.inputs)

@@ -17,11 +17,12 @@ from tersenet.core.factory import reason
 from tersenet.core.recipe import DataSpec
 from tersenet.data.cache import Parts, cached, folder_key, text_key
 from tersenet.data.columns import choose_columns, class_count, decode_columns
+from tersenet.data.decoded import Decoded
+from tersenet.data.images import image_mode
+from tersenet.data.names import named_splits
 
 if TYPE_CHECKING:
     import datasets
-
-VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 
 
 def decode_folder(folder: Path, spec: DataSpec) -> Parts:
@@ -30,7 +31,7 @@ def decode_folder(folder: Path, spec: DataSpec) -> Parts:
     def make() -> Parts:
         # `datasets` writes a copy of what it reads: we keep decoded tensors instead, so that copy may go.
         with tempfile.TemporaryDirectory(prefix="tersenet-") as scratch:
-            return _decode(read_folder(folder, scratch), spec, str(folder))
+            return decode_splits(read_folder(folder, scratch), spec, str(folder))
 
     return cached(folder_key(folder, "datasets", spec.input, spec.label), make)
 
@@ -39,7 +40,7 @@ def decode_hub(name: str, spec: DataSpec) -> Parts:
     """Splits of a set on the hub."""
     splits = read_hub(name)
     prints = [f"{split} {dataset._fingerprint}" for split, dataset in splits.items()]
-    return cached(text_key("hub", name, *prints, spec.input, spec.label), lambda: _decode(splits, spec, name))
+    return cached(text_key("hub", name, *prints, spec.input, spec.label), lambda: decode_splits(splits, spec, name))
 
 
 def read_folder(folder: Path, cache: str | None = None) -> dict[str, datasets.Dataset]:
@@ -81,29 +82,22 @@ def read_hub(name: str) -> dict[str, datasets.Dataset]:
         ) from error
 
 
-def with_validation_name(name: str) -> str:
-    """'val' and 'dev' are validation too."""
-    return "validation" if name in VALIDATION_NAMES else name
-
-
 def _splits(found: datasets.DatasetDict | datasets.Dataset, where: str) -> dict[str, datasets.Dataset]:
     """The splits called train, validation (or a short form of it) and test; others are left alone."""
     import datasets
 
     if isinstance(found, datasets.Dataset):
         return {"train": found}
-    splits = {with_validation_name(str(name)): dataset for name, dataset in found.items()}
-    if "train" not in splits:
-        raise DataError(f"{where}: there is no split 'train'; there are: {', '.join(map(str, found))}")
-    return {name: splits[name] for name in ("train", "validation", "test") if name in splits}
+    return named_splits({str(name): dataset for name, dataset in found.items()}, where)
 
 
-def _decode(splits: dict[str, datasets.Dataset], spec: DataSpec, where: str) -> Parts:
+def decode_splits(splits: dict[str, datasets.Dataset], spec: DataSpec, where: str) -> Parts:
     columns = choose_columns(splits["train"], (spec.input, spec.label), where)
-    parts = {}
-    for split, dataset in splits.items():
+    parts: dict[str, Decoded] = {}
+    for split, dataset in splits.items():  # train comes first
         choose_columns(dataset, columns, f"{where}: {split}")
-        parts[split] = decode_columns(dataset, columns, f"{where}: {split}")
+        mode = image_mode(parts["train"].inputs[0]) if parts else None
+        parts[split] = decode_columns(dataset, columns, f"{where}: {split}", mode)
     return parts, class_count(splits["train"], columns[1])
 
 

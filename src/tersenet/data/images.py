@@ -13,61 +13,73 @@ import torch
 from tersenet.core.errors import DataError
 
 RUN = 512  # images one thread decodes in a row
+GREY = ("1", "L", "LA")
+DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
-def decode_images(read: Callable[[int], bytes | None], count: int, where: str, mode: str | None = None) -> torch.Tensor:
-    """Images 0 … count − 1, whose encoded bytes `read` gives, as [N, C, H, W] uint8.
+class ColourError(DataError):
+    """A colour image among grey ones."""
 
-    mode: PIL's name of the colour mode, 'L' for C = 1 or 'RGB' for C = 3; None: 'L' if the first image is grey.
+
+def decode_images(
+    read: Callable[[int], bytes | None], name: Callable[[int], str], count: int, mode: str | None = None
+) -> torch.Tensor:
+    """Images 0 … count − 1 as [N, C, H, W] uint8; `read` gives their encoded bytes, `name` what errors call them.
+
+    mode: 'L' for C = 1, 'RGB' for C = 3; None: 'RGB' if there is a colour image among them.
     Raises DataError if one is missing, is no image, or has another size than the first.
     """
-    mode = mode or image_mode(read(0), f"{where}, image 0")
-    first = decode_image(read(0), mode, f"{where}, image 0")
+    if mode is not None:
+        return _decode_all(read, name, count, mode)
+    try:
+        return _decode_all(read, name, count, "L")
+    except ColourError:
+        return _decode_all(read, name, count, "RGB")
+
+
+def decode_image(data: bytes | None, mode: str, name: str) -> np.ndarray:
+    """One image as [C, H, W] uint8."""
+    from PIL import Image
+
+    if data is None:
+        raise DataError(f"{name} is missing")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            found, pixels = image.mode, np.asarray(image if image.mode == mode else image.convert(mode))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{name} is no image that can be decoded: {_first_line(error)}") from error
+    if found in DEEP:
+        raise DataError(f"{name} has more than 8 bits per channel ({found}); convert it to 8 bits, or use a factory")
+    if mode == "L" and found not in GREY:
+        raise ColourError(f"{name} has colours ({found}), but the training images are grey")
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def _decode_all(read: Callable[[int], bytes | None], name: Callable[[int], str], count: int, mode: str) -> torch.Tensor:
+    first = decode_image(read(0), mode, name(0))
     images = np.empty((count, *first.shape), dtype=np.uint8)
 
     def decode_run(start: int) -> None:
         for index in range(start, min(start + RUN, count)):
-            image = decode_image(read(index), mode, f"{where}, image {index}")
-            if image.shape != first.shape:
-                sizes = f"{_size(image)} pixels and image 0 {_size(first)}"
-                raise DataError(f"{where}: image {index} has {sizes}; all images must be of one size")
-            images[index] = image
+            images[index] = same_size(decode_image(read(index), mode, name(index)), first.shape, name(index))
 
-    with ThreadPoolExecutor(min(cpu_count() or 1, 8)) as pool:  # PIL decodes without holding Python's lock
+    with ThreadPoolExecutor(min(cpu_count() or 1, 8)) as pool:
         for _ in pool.map(decode_run, range(0, count, RUN)):
             pass
     return torch.from_numpy(images)
 
 
-def decode_image(data: bytes | None, mode: str, where: str) -> np.ndarray:
-    """One image as [C, H, W] uint8."""
-    from PIL import Image
-
-    if data is None:
-        raise DataError(f"{where} is missing")
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            pixels = np.asarray(image if image.mode == mode else image.convert(mode))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{where} cannot be decoded as an image: {_first_line(error)}") from error
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+def same_size(image: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
+    """`image` [C, H, W], if it has the shape that all have."""
+    if image.shape != shape:
+        sizes = f"{image.shape[1]}×{image.shape[2]} pixels and the first one {shape[1]}×{shape[2]}"
+        raise DataError(f"{name} has {sizes}; all images must be of one size")
+    return image
 
 
-def image_mode(data: bytes | None, where: str) -> str:
-    """'L' for a grey image, else 'RGB'."""
-    from PIL import Image
-
-    if data is None:
-        raise DataError(f"{where} is missing")
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return "L" if image.mode in ("1", "L", "LA", "I", "I;16", "F") else "RGB"
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{where} cannot be decoded as an image: {_first_line(error)}") from error
-
-
-def _size(image: np.ndarray) -> str:
-    return f"{image.shape[1]}×{image.shape[2]}"
+def image_mode(images: torch.Tensor) -> str:
+    """The mode that gave [N, C, H, W]."""
+    return "L" if images.ndim == 4 and images.shape[1] == 1 else "RGB"
 
 
 def _first_line(error: Exception) -> str:

@@ -10,6 +10,8 @@ import torch
 from tersenet.core.recipe import Augment
 from tersenet.data.augment import augment
 
+UNCHANGED = Augment()
+
 
 @dataclass(frozen=True)
 class Prepare:
@@ -20,10 +22,10 @@ class Prepare:
 
     mean: torch.Tensor | None = None
     deviation: torch.Tensor | None = None
-    augment: Augment = Augment()
+    augment: Augment = UNCHANGED
 
     def __call__(self, inputs: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        if generator is not None and inputs.ndim == 4 and self.augment != Augment():
+        if generator is not None and inputs.ndim == 4 and self.augment != UNCHANGED:
             inputs = augment(inputs, self.augment, generator)
         if self.mean is None or self.deviation is None:
             return inputs.float().mul_(1 / 255) if inputs.dtype == torch.uint8 else inputs

@@ -94,11 +94,11 @@ def _parametrized(module: nn.Module) -> list[str]:
     return [key for key in module.parametrizations if getattr(module, key).ndim >= 2]  # type: ignore[union-attr]
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds each operator's products to the innermost module that is running."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.layers: Counter[str] = Counter()
         self.unknown: Counter[str] = Counter()
         self.running: list[str | None] = [""]  # names of the modules entered so far; None: forming a weight
@@ -169,18 +169,18 @@ def _convolution(arguments: Sequence[Any], result: Any) -> int:
     multiplied with every entry of its filter, weight [in, out/groups, …].
     """
     filter_size = math.prod(arguments[1].shape[1:])
-    return int((arguments[0] if arguments[6] else result).numel()) * filter_size
+    return int((arguments[0] if arguments[6] else result).numel() * filter_size)
 
 
 def _attention(arguments: Sequence[Any], result: Any) -> int:
     """Q [B, H, L, E] Kᵀ, then the weights [L, S] times V [B, H, S, F]; masked entries count as well."""
     query, key, value = (tensor.shape for tensor in arguments[:3])
-    return math.prod(query[:-1]) * int(key[-2]) * int(query[-1] + value[-1])
+    return int(math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1]))
 
 
 def _bilinear(arguments: Sequence[Any], result: Any) -> int:
     """Σ_ij x_i W_kij y_j: one product with each W_kij for each entry of the result, as the weight is counted."""
-    return int(result.numel()) * math.prod(arguments[1].shape[-2:])
+    return int(result.numel() * math.prod(arguments[1].shape[-2:]))
 
 
 PRODUCTS: dict[str, Callable[[Sequence[Any], Any], int]] = {

@@ -33,6 +33,11 @@ def build(spec: ModelSpec, seed: int) -> nn.Module:
     return model
 
 
+def skeleton(spec: ModelSpec) -> nn.Module:
+    """The zoo's model of `spec` as its builder leaves it; under `torch.device("meta")` that takes no memory."""
+    return _from_zoo(str(spec.name), spec.kwargs)
+
+
 def check_finite(model: nn.Module) -> None:
     """Raises ModelError naming the first parameter or buffer with NaN or infinity in it."""
     for name, tensor in model.state_dict().items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -23,7 +24,7 @@ class MLP(nn.Module):
         super().__init__()
         widths = [inputs, *hidden, classes]
         layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
-        for number, (fan_in, fan_out) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+        for number, (fan_in, fan_out) in enumerate(itertools.pairwise(widths), start=1):
             layers[f"fc{number}"] = nn.Linear(fan_in, fan_out)
             if number < len(widths) - 1:
                 layers[f"relu{number}"] = nn.ReLU()
