@@ -61,8 +61,8 @@ def type_of(module: nn.Module) -> type[nn.Module]:
 def _slots(module: nn.Module, layer: str) -> Iterator[Slot]:
     if type_of(module).get_extra_state is not nn.Module.get_extra_state:
         raise ModelError(f"layer '{layer}' keeps extra state beside its tensors, which cannot be stored")
-    formed = _formed(module)
-    for attribute, holder in [*module._parameters.items(), *_stored_buffers(module), *formed.items()]:
+    own = formed(module)
+    for attribute, holder in [*module._parameters.items(), *_stored_buffers(module), *own.items()]:
         if holder is None:
             continue
         if isinstance(holder, UninitializedTensorMixin):
@@ -72,7 +72,7 @@ def _slots(module: nn.Module, layer: str) -> Iterator[Slot]:
         if child is None or (name == "parametrizations" and is_parametrized(module)):
             continue
         yield from _slots(child, _join(layer, name))
-    yield from _foreign(module, layer, formed)
+    yield from _foreign(module, layer, own)
 
 
 def _stored_buffers(module: nn.Module) -> list[tuple[str, torch.Tensor | None]]:
@@ -80,19 +80,20 @@ def _stored_buffers(module: nn.Module) -> list[tuple[str, torch.Tensor | None]]:
     return [(name, buffer) for name, buffer in module._buffers.items() if name not in hidden]
 
 
-def _formed(module: nn.Module) -> dict[str, ParametrizationList]:
+def formed(module: nn.Module) -> dict[str, ParametrizationList]:
+    """The module's weights that have a form, by attribute."""
     if not is_parametrized(module):
         return {}
     lists = module.parametrizations.items()  # type: ignore[union-attr, operator]
     return {name: entry for name, entry in lists if _form(entry) is not None}
 
 
-def _foreign(module: nn.Module, layer: str, formed: dict[str, ParametrizationList]) -> Iterator[Slot]:
+def _foreign(module: nn.Module, layer: str, own: dict[str, ParametrizationList]) -> Iterator[Slot]:
     """Parametrizations of the user's own (weight_norm, …) are part of the model and keep their names."""
     if not is_parametrized(module):
         return
     for name, entry in module.parametrizations.items():  # type: ignore[union-attr, operator]
-        if name not in formed:
+        if name not in own:
             yield from _slots(entry, _join(_join(layer, "parametrizations"), name))
 
 

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from tersenet.core.errors import ModelError, RecipeError
 from tersenet.core.registry import nearest
-from tersenet.forms.slots import Slot, slots, type_of
+from tersenet.forms.slots import Slot, formed, slots, type_of
 
 V = TypeVar("V")
 
@@ -68,11 +67,15 @@ def match(model: nn.Module, targets: Sequence[str] = (), ignore: Sequence[str] =
     Raises RecipeError for a pattern that fits nothing, with the nearest name, and if nothing is left; ModelError for
     a weight that already has a parametrization of the user's own.
     """
-    known = weights(model)
+    known = [*weights(model), *_foreign(model)]
     chosen = _union(known, targets) if targets else [t for t in known if _default(t)]
     left_out = {target.name for target in _union(known, ignore)}
     chosen = [target for target in chosen if target.name not in left_out]
-    _refuse_foreign(model, targets, ignore)
+    if own := [target for target in chosen if _is_foreign(target)]:
+        raise ModelError(
+            f"{own[0].name} already has a parametrization of its own; leave it out with 'ignore', or remove it with "
+            "torch.nn.utils.parametrize.remove_parametrizations first"
+        )
     if not chosen:
         reason = "every target is also in 'ignore'" if targets or ignore else "the model has no layer of a usual kind"
         raise RecipeError(f"nothing to work on: {reason}")
@@ -120,6 +123,23 @@ def _target(group: list[Slot]) -> Target:
     return Target(first.name, first.module, first.attribute, kind, aliases, tuple(owners.values()), shape, tuple(group))
 
 
+def _foreign(model: nn.Module) -> list[Target]:
+    """Weights that the user has parametrized (weight_norm, …), so that they are not passed over without a word."""
+    found = []
+    for layer, module in model.named_modules():
+        if not is_parametrized(module):
+            continue
+        for attribute in module.parametrizations:  # type: ignore[union-attr]
+            name = f"{layer}.{attribute}" if layer else attribute
+            target = _target([Slot(name, layer, module, attribute, getattr(module, attribute))])
+            found += [target] if _is_foreign(target) else []
+    return found
+
+
+def _is_foreign(target: Target) -> bool:
+    return is_parametrized(target.module, target.attribute) and target.attribute not in formed(target.module)
+
+
 def _words(slot: Slot) -> list[str]:
     """What a pattern may fit."""
     classes = [cls.__name__ for cls in type_of(slot.module).__mro__ if issubclass(cls, nn.Module)]
@@ -149,22 +169,3 @@ def _hint(pattern: str, known: Sequence[Target]) -> str:
     names = [target.name for target in large]
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     return f"; there are: {shown}" if names else ""
-
-
-def _refuse_foreign(model: nn.Module, targets: Sequence[str], ignore: Sequence[str]) -> None:
-    """A usual layer whose weight the user has parametrized (weight_norm, …) would be passed over without a word."""
-    for layer, module in model.named_modules():
-        if not isinstance(module, DEFAULT) or not is_parametrized(module):
-            continue
-        formed = {slot.attribute for slot in slots(module) if slot.module is module}
-        for attribute in module.parametrizations:  # type: ignore[union-attr]
-            value = getattr(module, attribute)
-            if attribute in formed or not isinstance(value, torch.Tensor) or value.ndim < 2:
-                continue
-            slot = Slot(f"{layer}.{attribute}".lstrip("."), layer, module, attribute, value)
-            wanted = not targets or any(fnmatchcase(word, p) for p in targets for word in _words(slot))
-            if wanted and not any(fnmatchcase(word, p) for p in ignore for word in _words(slot)):
-                raise ModelError(
-                    f"{slot.name} already has a parametrization of its own; remove it with "
-                    "torch.nn.utils.parametrize.remove_parametrizations first"
-                )

@@ -1,0 +1,65 @@
+"""What tests of several rooms share: a run that trains on a few tensors, without data sets, devices or files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import nn
+
+from tersenet.core.recipe import Training
+from tersenet.core.seeds import generator
+
+
+@dataclass
+class ToyContext:
+    """A `RunContext` over one batch: plain SGD or Adam at a constant rate, squared error against `target`.
+
+    watch: called with the model after each optimizer step, before the stage's own callback.
+    """
+
+    inputs: tuple[torch.Tensor, ...]
+    target: torch.Tensor
+    seed: int = 0
+    notes: list[str] = field(default_factory=list)
+    trained: list[Training] = field(default_factory=list)
+    watch: Callable[[nn.Module], None] | None = None
+
+    def finetune(
+        self, model: nn.Module, training: Training, *, on_step: Callable[[int, int], None] | None = None
+    ) -> None:
+        self.trained.append(training)
+        steps = training.steps or 0
+        learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        kind = torch.optim.SGD if training.optimizer == "sgd" else torch.optim.Adam
+        optimizer = kind(learned, lr=training.lr, weight_decay=training.l2)
+        if on_step:
+            on_step(0, steps)
+        for step in range(1, steps + 1):
+            optimizer.zero_grad()
+            self.loss(model).backward()
+            optimizer.step()
+            if self.watch:
+                self.watch(model)
+            if on_step:
+                on_step(step, steps)
+
+    def loss(self, model: nn.Module) -> torch.Tensor:
+        return (model(*self.inputs) - self.target).square().mean()
+
+    def evaluate(self, model: nn.Module, split: str = "validation") -> dict[str, float]:
+        with torch.no_grad():
+            return {"loss": float(self.loss(model))}
+
+    def generator(self, *purpose: str | int) -> torch.Generator:
+        return generator(self.seed, *purpose)
+
+    def note(self, sentence: str) -> None:
+        self.notes.append(sentence)
+
+
+@pytest.fixture
+def toy_context() -> type[ToyContext]:
+    return ToyContext
