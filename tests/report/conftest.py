@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from html.parser import HTMLParser
 
 import pytest
 
@@ -169,3 +171,68 @@ def record() -> Record:
         epochs=_epochs(),
         notes=("fc3.weight: at most 26 % of its weights could be kept, since the layer has 1,000.",),
     )
+
+
+VOID = {"meta", "br", "wbr", "hr", "img", "link", "input"}
+
+
+class Node:
+    """One element of a page: its tag, attributes, children, and all text within it."""
+
+    def __init__(self, tag: str, attributes: dict[str, str]) -> None:
+        self.tag, self.attributes = tag, attributes
+        self.children: list[Node | str] = []
+
+    def all(self, tag: str | None = None, **attributes: str) -> list[Node]:
+        wanted = {key.rstrip("_"): value for key, value in attributes.items()}
+        found = []
+        for child in self.children:
+            if isinstance(child, Node):
+                fits = tag in (None, child.tag)
+                fits = fits and all(value in child.attributes.get(key, "").split() for key, value in wanted.items())
+                found += ([child] if fits else []) + child.all(tag, **attributes)
+        return found
+
+    @property
+    def text(self) -> str:
+        return "".join(child if isinstance(child, str) else child.text for child in self.children)
+
+
+class Tree(HTMLParser):
+    """A page as nodes; raises where a tag is closed that was not open, or left open."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open = [Node("", {})]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len({name for name, _ in attrs}) == len(attrs), f"an attribute twice in <{tag}>: {attrs}"
+        node = Node(tag, {name: value or "" for name, value in attrs})
+        self.open[-1].children.append(node)
+        if tag not in VOID:
+            self.open.append(node)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop().tag == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data: str) -> None:
+        self.open[-1].children.append(data)
+
+
+@pytest.fixture(scope="session")
+def parse() -> Callable[[str], Node]:
+    """HTML → tree; fails where the page is not well-formed."""
+
+    def tree(page: str) -> Node:
+        parser = Tree()
+        parser.feed(page)
+        parser.close()
+        assert len(parser.open) == 1, f"left open: {[node.tag for node in parser.open[1:]]}"
+        return parser.open[0]
+
+    return tree

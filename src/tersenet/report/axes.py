@@ -6,6 +6,9 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+Spell = Callable[[float, float], str]
+"""Spells a tick, given its value and the step between ticks (0 on a logarithmic scale)."""
+
 LIMIT = 1e100
 """Values beyond ± this are drawn at the edge; differences of such values would overflow."""
 
@@ -40,12 +43,9 @@ class Axis:
         return round(100 * max(0.0, min(1.0, (here - low) / (high - low))), 2)
 
 
-def axis_for(
-    values: Iterable[float], label: Callable[[float, float], str], *, log: bool = False, zero: bool = False
-) -> Axis:
+def axis_for(values: Iterable[float], label: Spell, *, log: bool = False, zero: bool = False) -> Axis:
     """An axis that holds all `values`, ending on ticks.
 
-    label: spells a tick, given its value and the step between ticks (0 on a logarithmic scale).
     log: a logarithmic scale, if all values are positive; else a linear one.
     zero: a linear scale starts at 0 where no value is below.
     """
@@ -55,7 +55,7 @@ def axis_for(
     return _linear(min(held), max(held), label, zero)
 
 
-def _linear(low: float, high: float, label: Callable[[float, float], str], zero: bool) -> Axis:
+def _linear(low: float, high: float, label: Spell, zero: bool) -> Axis:
     if zero and low >= 0:
         low = 0.0
     if high - low <= 1e-9 * max(abs(low), abs(high), 1e-90):  # one value: give it some room
@@ -73,7 +73,7 @@ def _round_step(step: float) -> float:
     return next(times * power for times in (1.0, 2.0, 5.0, 10.0, 20.0) if times * power >= step * (1 - 1e-9))
 
 
-def _logarithmic(low: float, high: float, label: Callable[[float, float], str]) -> Axis:
+def _logarithmic(low: float, high: float, label: Spell) -> Axis:
     """Ends and ticks at 1, 2, 5 × 10^k; only at every n-th power of ten where that would be too many."""
     first, last = math.floor(math.log10(low)), math.floor(math.log10(high))
     grid = [times * 10.0**power for power in range(first - 1, last + 2) for times in (1, 2, 5)]
@@ -87,6 +87,6 @@ def _logarithmic(low: float, high: float, label: Callable[[float, float], str]) 
     return _with_ticks(axis, inside, label, 0.0)
 
 
-def _with_ticks(axis: Axis, values: Iterable[float], label: Callable[[float, float], str], step: float) -> Axis:
+def _with_ticks(axis: Axis, values: Iterable[float], label: Spell, step: float) -> Axis:
     ticks = tuple(Tick(axis.place(value), label(value, step)) for value in values)
     return Axis(axis.low, axis.high, axis.log, ticks)

@@ -136,15 +136,8 @@ def _command(record: Record) -> str:
     if record.recipe.get("model") and record.recipe.get("data"):
         return f"tersenet compress recipe.yaml\ntersenet evaluate {shlex.quote(record.file)}"
     needed = " and ".join(key for key in ("model", "data") if not record.recipe.get(key))
-    return "\n".join(
-        (
-            "import tersenet",
-            "from tersenet.core.load import load_recipe",
-            "",
-            f"# {needed}: the Python objects that this run was given",
-            'tersenet.compress(model, load_recipe("recipe.yaml"), data)',
-        )
-    )
+    given = f"# {needed}: the Python objects that this run was given"
+    return f'import tersenet\n\n{given}\ntersenet.compress(model, "recipe.yaml", data)'
 
 
 def _breakable(name: str) -> Markup:

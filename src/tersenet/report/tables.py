@@ -6,7 +6,7 @@ On a terminal they fit its width; where the output is a file or a pipe they take
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PAGE_NAME = "report.html"
 """What the page of a run is called in its folder."""
-NUMBERS = ("values", "positions", "tables", "header", "total", "entropy", "bits/w")
+NUMBERS = ("values", "positions", "tables", "header", "total", "entropy", "bits/weight")
 
 
 def print_summary(record: Record, folder: str | Path, console: Console | None = None) -> None:
@@ -75,19 +75,19 @@ def print_ledger(file: str | Path, contents: Contents, ledger: Ledger, console: 
     """What `inspect` prints: origin of the file, then every tensor with its bytes by kind, entropy and bits per
     weight, then the file's own header and the sum.
 
-    Goes to standard output unless a console is given. With too little width, shape, form and coder go below the name.
+    Goes to standard output unless a console is given. With too little width, the numbers go below the name.
     """
     console = console or Console()
     show(console, line(f"{file}: {text.size(ledger.total)}"), whole=True)
     for name, value in _origin(contents).items():
         show(console, line(f"{name}: {value}"))
     show(console, "")
-    wide = _ledger_table(ledger, compact=False)
+    wide = _wide(ledger)
     fits = not console.is_terminal or width_of(console, wide) <= console.width
-    show(console, wide if fits else _ledger_table(ledger, compact=True))
+    for shown in (wide,) if fits else _narrow(ledger):
+        show(console, shown)
     show(console, "")
-    show(console, line("All but the last two columns are bytes. entropy: bytes that the symbols need at least when"))
-    show(console, line("coded one by one, tables not counted. bits/w: bits of the total per weight."))
+    show(console, line("entropy: bytes that the symbols need at least when coded one by one, tables not counted"))
 
 
 def _origin(contents: Contents) -> dict[str, str]:
@@ -103,28 +103,35 @@ def _origin(contents: Contents) -> dict[str, str]:
     return {name: value for name, value in known.items() if value}
 
 
-def _ledger_table(ledger: Ledger, *, compact: bool) -> Table:
-    table = Table(box=None, padding=(0, 1 if compact else 2, 0, 0), pad_edge=False, header_style="bold")
-    table.add_column("tensor", overflow="fold")
-    described = () if compact else ("shape", "form", "coder")
-    for name in described:
+def _wide(ledger: Ledger) -> Table:
+    """One line per tensor."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for name in ("tensor", "shape", "form", "coder"):
         table.add_column(name, no_wrap=True)
     for name in NUMBERS:
         table.add_column(name, justify="right", no_wrap=True)
     for row in ledger.rows:
-        table.add_row(*_names(row, compact), *_numbers(row))
-    blank = [""] * len(described)
+        table.add_row(line(row.name), *map(line, _description(row)), *_numbers(row))
     header = text.count(ledger.header_bytes)
-    table.add_row("file header", *blank, "", "", "", header, header)
-    table.add_row("file", *blank, *_sums(ledger), style="bold")
+    table.add_row("file header", "", "", "", "", "", "", header, header)
+    table.add_row("file", "", "", "", *_sums(ledger), style="bold")
     return table
 
 
-def _names(row: LedgerRow, compact: bool) -> list[Text]:
-    what = (text.shape(row.shape).replace(text.NBSP, ""), row.form, _coders(row.coders))
-    if not compact:
-        return [line(row.name), *map(line, what)]
-    return [line(row.name) + Text("\n  ") + line(" ".join(what))]
+def _narrow(ledger: Ledger) -> Iterator[Text]:
+    """Two lines per tensor: what it is, and its numbers."""
+    header = text.count(ledger.header_bytes)
+    named = [(f"{row.name}  {' '.join(_description(row))}", _numbers(row)) for row in ledger.rows]
+    named += [("file header", ["", "", "", header, header, "", ""]), ("file", _sums(ledger))]
+    widths = [max(map(len, column)) for column in zip(NUMBERS, *(numbers for _, numbers in named), strict=True)]
+    for name, numbers in [("", NUMBERS), *named]:
+        if name:
+            yield line(name)
+        yield line("  " + "  ".join(number.rjust(width) for number, width in zip(numbers, widths, strict=True)))
+
+
+def _description(row: LedgerRow) -> tuple[str, str, str]:
+    return text.shape(row.shape).replace(text.NBSP, ""), row.form, _coders(row.coders)
 
 
 def _numbers(row: LedgerRow) -> list[str]:
