@@ -1,4 +1,4 @@
-"""Recipes: YAML and Python are the same thing, and a mistake is one sentence with file, line and what would be right."""
+"""Recipes: YAML and Python are the same thing; a mistake is one sentence with file, line and what would be right."""
 
 from __future__ import annotations
 

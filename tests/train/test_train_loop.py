@@ -106,7 +106,7 @@ def test_budget_in_steps_is_kept_exactly() -> None:
     assert seen == [(step, 7) for step in range(8)]
 
 
-class Stop(Exception):
+class StopError(Exception):
     """As if the power went."""
 
 
@@ -117,10 +117,10 @@ def test_stopped_and_resumed_is_bit_for_bit_the_unbroken_training(tmp_path: Path
 
     def stop(log: EpochLog) -> None:
         if log.epoch == stop_after + 1:
-            raise Stop
+            raise StopError
 
     slot = CheckpointStore(tmp_path).slot("a")
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         fit(net(dropout=0.5), points(), PLAN, fabric(), seed=3, slot=slot, on_epoch=stop)
     steps: list[int] = []
     resumed = net(dropout=0.5)

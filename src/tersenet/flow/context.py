@@ -21,6 +21,10 @@ from tersenet.train.loop import EpochLog, fit
 from tersenet.train.objectives import objective_for, output_of
 
 
+SAVE_EVERY = 2.0
+"""Seconds between checkpoints: what a kill may cost, against the time that saving takes."""
+
+
 @dataclass
 class Context:
     """One run, as its stages see it (`core.stage.RunContext`).
@@ -60,6 +64,7 @@ class Context:
             self.fabric,
             seed=derive(self.seed, self.phase, self.calls),
             slot=self.store.slot(f"{place}-{training_key}"),
+            save_every=SAVE_EVERY,
             on_step=on_step,
             on_epoch=self.progress.epoch,
             scores=self.evaluate,

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from tersenet.core.stage import Phase
-from tersenet.forms import form_of, match
+from tersenet.forms import form_of, weight_of, weights
 
 
 class BrokenPromiseError(AssertionError):
@@ -26,24 +25,22 @@ class Promise:
 def promises(model: nn.Module) -> dict[str, Promise]:
     """What the forms of a model have settled, by weight name."""
     made = {}
-    for target in match(model):
+    for target in weights(model):
         form = form_of(target)
         if form is None:
             continue
-        weight = getattr(target.module, target.attribute).detach()
         support = None if form.support is None else form.support.detach().clone()
-        distinct = int(weight.unique().numel()) if form.phase is Phase.VALUES else None
-        made[target.name] = Promise(support, distinct)
+        made[target.name] = Promise(support, form.distinct)
     return made
 
 
 def check_kept(before: dict[str, Promise], model: nn.Module, stage: str) -> None:
     """Raises BrokenPromiseError naming the weight if a stage undid what stood before it."""
-    for target in match(model):
+    for target in weights(model):
         promise = before.get(target.name)
         if promise is None:
             continue
-        weight = getattr(target.module, target.attribute).detach()
+        weight = weight_of(target)
         if promise.support is not None and bool((weight[~promise.support.to(weight.device)] != 0).any()):
             raise BrokenPromiseError(f"{stage} brought pruned weights of {target.name} back")
         if promise.distinct is not None and int(weight.unique().numel()) > promise.distinct:

@@ -49,6 +49,7 @@ def fit(
     *,
     seed: int,
     slot: Slot | None = None,
+    save_every: float = 0.0,
     on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[EpochLog], None] | None = None,
     scores: Callable[[nn.Module], dict[str, float]] | None = None,
@@ -56,8 +57,8 @@ def fit(
     """Train `model` in place for the whole budget and keep the last step, never the best.
 
     on_step(step, steps): before the first step (0) and after each; may change masks and the like, which must live in
-        the model's buffers. scores(model): figures for the log after each epoch. slot: where to save after each epoch
-        and to go on from; a finished training found there is loaded and not repeated.
+        the model's buffers. scores(model): figures for the log after each epoch. slot: where to save and to go on from,
+        after an epoch if `save_every` seconds have passed, and at the end; a finished training is not repeated.
     Batches, dropout and augmentation of an epoch depend on `seed` and the epoch alone, so a resumed training takes the
     very steps of an unbroken one.
     """
@@ -75,13 +76,17 @@ def fit(
         if first == 0 and on_step:
             on_step(0, steps)
         started = time.perf_counter() - (logs[-1].seconds if logs else 0.0)
+        saver = Clock(fabric)
         for epoch in range(first, epochs):
             loss, rate = loop.epoch(source, epoch, per_epoch, derive(seed, "epoch", epoch))
             figures = scores(model) if scores else {}
             logs.append(EpochLog(epoch + 1, epochs, loss, rate, time.perf_counter() - started, figures))
             if on_epoch:
                 on_epoch(logs[-1])
-            _save(fabric, slot, model, None if epoch + 1 == epochs else optimizer, logs)
+            if epoch + 1 == epochs:
+                _save(fabric, slot, model, None, logs)
+            elif saver.due(save_every):
+                _save(fabric, slot, model, optimizer, logs)
     for module, flag in flags.items():
         module.training = flag
     return logs
@@ -138,6 +143,20 @@ class _Loop:
             self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=self.training.clip_norm)
         self.optimizer.step()
         return loss.detach()
+
+
+class Clock:
+    """Says on every rank alike whether it is time again; the first process's watch counts."""
+
+    def __init__(self, fabric: Fabric) -> None:
+        self.fabric, self.last = fabric, time.monotonic()
+
+    def due(self, seconds: float) -> bool:
+        passed = time.monotonic() - self.last >= seconds
+        if self.fabric.world_size > 1:
+            passed = bool(self.fabric.broadcast(passed))
+        self.last = time.monotonic() if passed else self.last
+        return passed
 
 
 def _cuda_devices(fabric: Fabric) -> list[int]:

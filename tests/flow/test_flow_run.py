@@ -1,0 +1,199 @@
+"""A whole run: what the file holds is what was measured, and what a user brings is compressed too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import tersenet
+from tersenet.core.errors import ArtifactError, DataError, GateError, ModelError, RecipeError
+from tersenet.flow.gate import failures
+from tersenet.flow.promises import BrokenPromiseError, check_kept, promises
+from tersenet.forms import Masked, attach, match, plain_state
+
+SMALL = {
+    "train": {"epochs": 12, "batch_size": 32, "lr": 0.01},
+    "stages": [
+        {"method": "prune.magnitude", "sparsity": 0.8, "finetune": {"epochs": 4, "batch_size": 32, "lr": 0.005}},
+        {"method": "quantize.share", "bits": 3, "finetune": {"epochs": 2, "batch_size": 32, "lr": 0.001}},
+    ],
+}
+
+
+def blobs(n: int = 400, features: int = 12, classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    """Well separated clusters: a net that learns nothing stands out."""
+    generator = torch.Generator().manual_seed(0)
+    centers = 3 * torch.randn(classes, features, generator=generator)
+    y = torch.arange(n) % classes
+    return centers[y] + torch.randn(n, features, generator=generator), y
+
+
+def three(tensors: tuple[torch.Tensor, ...]) -> dict[str, tuple[torch.Tensor, ...]]:
+    cut = [tuple(tensor[place] for tensor in tensors) for place in (slice(0, 240), slice(240, 320), slice(320, None))]
+    return dict(zip(("train", "validation", "test"), cut, strict=True))
+
+
+def mlp() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(12, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 4))
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> tersenet.api.Outcome:
+    return tersenet.compress(mlp(), SMALL, three(blobs()), out=tmp_path_factory.mktemp("run"))
+
+
+def test_the_file_is_the_model_that_was_measured(outcome: tersenet.api.Outcome) -> None:
+    data = three(blobs())
+    again = tersenet.load(outcome.file, model=mlp())
+    x, y = data["test"]
+    assert torch.equal(again(x), outcome.model(x))
+    error = float((again(x).argmax(1) != y).float().mean())
+    figures = outcome.record.figures
+    assert figures.test_error_file == pytest.approx(error, abs=1e-12)
+    assert error < 0.1
+    assert figures.examples_test == len(y)
+
+
+def test_bytes_are_those_on_disk_and_sum_up(outcome: tersenet.api.Outcome) -> None:
+    record, size = outcome.record, outcome.file.stat().st_size
+    assert record.figures.file_bytes == size
+    assert record.bytes_file_header + sum(row.bytes for row in record.tensors) == size
+    parameters = sum(p.numel() for p in mlp().parameters())
+    assert record.figures.ratio == pytest.approx(4 * parameters / size)
+    assert record.figures.dense_bytes > 4 * parameters
+
+
+def test_what_the_stages_promised_is_in_the_file(outcome: tersenet.api.Outcome) -> None:
+    weights = plain_state(tersenet.load(outcome.file, model=mlp()))
+    for name in ("0.weight", "3.weight"):
+        kept = int(torch.count_nonzero(weights[name]))
+        assert kept == round(0.2 * weights[name].numel())
+        assert weights[name].unique().numel() <= 2**3 + 1
+    rows = {row.name: row for row in outcome.record.tensors}
+    assert rows["0.weight"].nonzero == int(torch.count_nonzero(weights["0.weight"]))
+    assert [row.name for row in outcome.record.stages] == ["dense", "prune.magnitude", "quantize.share"]
+
+
+def test_saving_the_loaded_model_again_loses_nothing(outcome: tersenet.api.Outcome, tmp_path: Path) -> None:
+    loaded = tersenet.load(outcome.file, model=mlp())
+    tersenet.save(loaded, tmp_path / "again.terse")
+    again = tersenet.load(tmp_path / "again.terse", model=mlp())
+    for (name, ours), theirs in zip(plain_state(loaded).items(), plain_state(again).values(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
+def test_the_page_is_written(outcome: tersenet.api.Outcome) -> None:
+    page = (outcome.folder / "report.html").read_text()
+    assert f"{outcome.record.figures.file_bytes:,}" in page
+
+
+class TwoInputs(nn.Module):
+    """Shared weights, a buffer, two inputs, no convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(6, 32), nn.Linear(6, 32)
+        self.right.weight = self.left.weight
+        self.register_buffer("offset", torch.full((32,), 0.1))
+        self.out = nn.Linear(32, 4)
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.relu(self.left(a) + self.right(b) + self.offset))
+
+
+def test_a_users_model_with_shared_weights_buffers_and_two_inputs(tmp_path: Path) -> None:
+    x, y = blobs()
+    parts = three((x[:, :6], x[:, 6:], y))
+    loaders = {name: DataLoader(TensorDataset(*part), batch_size=32) for name, part in parts.items()}
+    torch.manual_seed(0)
+    outcome = tersenet.compress(TwoInputs(), SMALL, loaders, out=tmp_path)
+    assert outcome.record.figures.test_error_file is not None
+    assert outcome.record.figures.test_error_file < 0.25
+    loaded = tersenet.load(outcome.file, model=TwoInputs())
+    assert loaded.left.weight is loaded.right.weight
+    a, b, _ = parts["test"]
+    assert torch.equal(loaded(a, b), outcome.model(a, b))
+    assert torch.equal(loaded.offset.half(), torch.full((32,), 0.1).half())
+
+
+def test_a_trained_model_needs_no_training_data_in_the_recipe(tmp_path: Path) -> None:
+    recipe = {"stages": [{"method": "quantize.share", "bits": 8}]}
+    model = mlp()
+    before = model[0].weight.detach().clone()
+    outcome = tersenet.compress(model, recipe, three(blobs()), out=tmp_path)
+    torch.testing.assert_close(outcome.model[0].weight, before, atol=0.02, rtol=0)
+
+
+def test_regression_has_a_loss_and_no_error(tmp_path: Path) -> None:
+    x, _ = blobs()
+    data = three((x, x[:, :2].clone()))
+    recipe = {
+        "train": {"epochs": 5, "objective": "mse"},
+        "stages": [{"method": "quantize.share", "bits": 4}],
+    }
+    torch.manual_seed(0)
+    figures = tersenet.compress(nn.Linear(12, 2), recipe, data, out=tmp_path).record.figures
+    assert figures.test_error_file is None
+    assert figures.test_loss_file is not None
+
+
+def test_the_gate_fails_after_the_file_is_written(tmp_path: Path) -> None:
+    with pytest.raises(GateError, match="allowed 10"):
+        tersenet.compress(mlp(), {**SMALL, "gate": {"max_bytes": 10}}, three(blobs()), out=tmp_path)
+    assert (tmp_path / "model.terse").exists()
+
+
+def test_gate_limits_are_checked_one_by_one(outcome: tersenet.api.Outcome) -> None:
+    from tersenet.core.recipe import Gate
+
+    size, ratio = outcome.record.figures.file_bytes, outcome.record.figures.ratio
+    assert failures(Gate(max_bytes=size, min_ratio=ratio, max_error=1.0, max_error_increase=1.0), outcome.record) == []
+    assert len(failures(Gate(max_bytes=size - 1, min_ratio=ratio + 1), outcome.record)) == 2
+    worse = outcome.record.model_copy(
+        update={"figures": outcome.record.figures.model_copy(update={"validation_error_file": 0.5})}
+    )
+    assert len(failures(Gate(max_error=0.4, max_error_increase=0.1), worse)) == 2
+
+
+def test_mistakes_are_found_before_anything_is_trained(tmp_path: Path) -> None:
+    data = three(blobs())
+    with pytest.raises(RecipeError, match="matches no"):
+        tersenet.compress(mlp(), {"stages": [{"method": "quantize.share", "targets": ["fc9"]}]}, data, out=tmp_path)
+    backwards = {"stages": SMALL["stages"][::-1]}
+    with pytest.raises(RecipeError, match="cannot follow"):
+        tersenet.compress(mlp(), backwards, data, out=tmp_path)
+    with pytest.raises(DataError, match="shape"):
+        tersenet.compress(nn.Linear(13, 4), SMALL, data, out=tmp_path)
+    broken = mlp()
+    broken[0].weight.data[0, 0] = float("nan")
+    with pytest.raises(ModelError, match=r"0\.weight"):
+        tersenet.compress(broken, SMALL, data, out=tmp_path)
+    assert not (tmp_path / "model.terse").exists()
+
+
+def test_loading_says_what_it_needs(outcome: tersenet.api.Outcome) -> None:
+    with pytest.raises(ArtifactError, match="model="):
+        tersenet.load(outcome.file)
+    with pytest.raises(ModelError, match="weight"):
+        tersenet.load(outcome.file, model=nn.Linear(3, 3))
+
+
+def test_a_method_that_breaks_a_promise_is_caught() -> None:
+    model = mlp()
+    target = match(model, ("0",))[0]
+    mask = torch.zeros(64, 12, dtype=torch.bool)
+    mask[:, 0] = True
+    attach(target, Masked(mask))
+    before = promises(model)
+    check_kept(before, model, "nothing")
+    form = target.module.parametrizations.weight[0]  # type: ignore[union-attr, index]
+    form.mask.fill_(True)
+    with torch.no_grad():
+        target.module.parametrizations.weight.original.fill_(1.0)  # type: ignore[union-attr]
+    with pytest.raises(BrokenPromiseError, match=r"0\.weight"):
+        check_kept(before, model, "a method")
