@@ -37,7 +37,8 @@ for (const frame of document.querySelectorAll("iframe")) {
     scripts: page.scripts.length + page.images.length,
     bar: [...page.querySelectorAll("#run1-bytes .bars li:first-child rect")].map(r => r.getBoundingClientRect().width),
     overlap: [...page.querySelectorAll(".frame > svg")].some(svg => {
-      const ends = [...svg.querySelectorAll(":scope > text.x")].map(t => t.getBoundingClientRect()).filter(b => b.width);
+      const labels = [...svg.querySelectorAll(":scope > text.x")].map(t => t.getBoundingClientRect());
+      const ends = labels.filter(box => box.width);
       return ends.some((box, i) => i && box.left < ends[i - 1].right);
     }),
   });

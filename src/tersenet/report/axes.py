@@ -14,8 +14,9 @@ LIMIT = 1e100
 
 
 def bounded(value: float) -> float:
-    """`value` within ±LIMIT, as a float."""
-    return float(max(-LIMIT, min(LIMIT, value)))
+    """`value` within ±LIMIT, as a float; 0 where it is smaller than 1 / LIMIT, whose differences would vanish."""
+    held = float(max(-LIMIT, min(LIMIT, value)))
+    return held if abs(held) >= 1 / LIMIT else 0.0
 
 
 @dataclass(frozen=True)
