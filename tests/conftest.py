@@ -64,6 +64,6 @@ class ToyContext:
         self.notes.append(sentence)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def toy_context() -> type[ToyContext]:
     return ToyContext
