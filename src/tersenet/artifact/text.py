@@ -8,6 +8,7 @@ import zlib
 from typing import Annotated, Any, Literal
 
 import msgspec
+import numpy as np
 
 from tersenet.artifact.dictionary import DICTIONARY
 from tersenet.artifact.entry import DTYPES, MAX_AXES
@@ -110,8 +111,6 @@ def _allowed(packed: int) -> int:
 
 def _depth(raw: bytes) -> int:
     """How deep brackets nest, strings left out."""
-    depth = deepest = 0
-    for bracket in re.sub(rb'"(?:[^"\\]|\\.)*"?|[^\[\]{}"]+', b"", raw, flags=re.DOTALL):
-        depth += 1 if bracket in b"[{" else -1
-        deepest = max(deepest, depth)
-    return deepest
+    brackets = np.frombuffer(re.sub(rb'"(?:[^"\\]|\\.)*"?|[^\[\]{}"]+', b"", raw, flags=re.DOTALL), np.uint8)
+    opening = (brackets == ord("[")) | (brackets == ord("{"))
+    return int(np.cumsum(2 * opening.view(np.int8) - 1, dtype=np.int32).max(initial=0))

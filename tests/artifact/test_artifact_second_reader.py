@@ -1,0 +1,281 @@
+"""A second reader, written from docs/FORMAT.md alone and slow, so that neither the page nor the format can drift."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tersenet import artifact
+from tersenet.artifact import Contents
+from tersenet.artifact.dictionary import DICTIONARY
+from tersenet.coding import CODERS
+from tersenet.core.code import Code, Symbols
+
+Same = Callable[[Contents, Contents], None]
+
+PAGE = Path(__file__).parents[2] / "docs" / "FORMAT.md"
+NAMES = ["raw", "huffman_direct", "huffman_gaps", "ans_direct", "ans_gaps", "range_direct", "range_gaps"]
+WEIGHTS = [1073741824, 984625594, 902905651, 827968132, 759250125, 696235434, 638450708, 585461881]
+Row = tuple[int, list[int], Any]
+
+
+def preset() -> bytes:
+    block = re.search(r"```text\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert block
+    return block[1].replace("\n", "").encode()
+
+
+class Bytes:
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def take(self, count: int) -> bytes:
+        self.at += count
+        assert self.at <= len(self.data)
+        return self.data[self.at - count : self.at]
+
+    def varint(self) -> int:
+        digits = []
+        while True:
+            digits.append(self.take(1)[0])
+            if digits[-1] < 128:
+                return sum((digit & 127) << 7 * place for place, digit in enumerate(digits))
+
+
+def unzigzag(number: int) -> int:
+    return -(number + 1) // 2 if number % 2 else number // 2
+
+
+def read(data: bytes) -> Contents:
+    file = Bytes(data)
+    assert file.take(4) == bytes.fromhex("d3747273")
+    assert file.varint() == 1
+    assert file.varint() == len(data) - file.at
+    assert hashlib.blake2b(data[:-8], digest_size=8).digest() == data[-8:]
+    text = zlib.decompressobj(-15, preset()).decompress(file.take(file.varint()))
+    layouts, names, aliases, model, recipe, versions, data_name = json.loads(text)
+    kind = file.varint()
+    digest = file.take(kind // 2)
+    seed = file.varint()
+    records = [record(file, layouts) for _ in names]
+    tensors = {name: code(file, *each) for name, each in zip(names, records, strict=True)}
+    assert file.at == len(data) - 8
+    data_digest = digest.decode() if kind % 2 else digest.hex()
+    return Contents(tensors, aliases, model, recipe, versions, data_name, data_digest, seed)
+
+
+def record(file: Bytes, layouts: list[Any]) -> tuple[Any, ...]:
+    first = file.varint()
+    layout = layouts[first // 16]
+    shape = tuple(file.varint() for _ in range(first % 16))
+    options = {name: unzigzag(file.varint()) for name in layout[4]}
+    streams = []
+    for flags in layout[2].values():
+        length = math.prod(shape) if flags & 2 else file.varint()
+        streams.append((length, file.varint(), NAMES[file.varint()], file.varint()))
+    tables = []
+    for dtype, axes, packed in layout[3].values():
+        own = (math.prod(shape),) if axes == -1 else tuple(file.varint() for _ in range(axes))
+        planes = []
+        for _ in range(np.dtype(dtype).itemsize if packed else 0):
+            coder = file.varint()
+            planes.append((NAMES[coder - 1], file.varint()) if coder else None)
+        tables.append((own, planes))
+    return layout, shape, options, streams, tables
+
+
+def code(file: Bytes, layout: Any, shape: Any, options: Any, streams: Any, tables: Any) -> Code:
+    found = {}
+    for (name, flags), (length, alphabet, coder, size) in zip(layout[2].items(), streams, strict=True):
+        values = decode(coder, file.take(size), length, alphabet)
+        found[name] = Symbols(np.array(values, np.int32), alphabet, bool(flags & 1))
+    numbers = {}
+    for (name, (dtype, _, packed)), (own, planes) in zip(layout[3].items(), tables, strict=True):
+        numbers[name] = table(file, np.dtype(dtype), own, planes, packed)
+    return Code(layout[0], shape, found, numbers, options, layout[1])
+
+
+def table(file: Bytes, dtype: np.dtype, shape: tuple[int, ...], planes: list[Any], packed: int) -> np.ndarray:
+    count = math.prod(shape)
+    if not packed:
+        raw = file.take(count * dtype.itemsize)
+    else:
+        split = [decode(p[0], file.take(p[1]), count, 256) if p else list(file.take(count)) for p in planes]
+        raw = bytes(split[place][number] for number in range(count) for place in range(dtype.itemsize))
+    return np.frombuffer(raw, dtype.newbyteorder("<")).reshape(shape).astype(dtype)
+
+
+class Bits:
+    def __init__(self, data: bytes) -> None:
+        self.text, self.at = "".join(f"{byte:08b}" for byte in data), 0
+
+    def number(self, width: int) -> int:
+        self.at += width
+        assert self.at <= len(self.text)
+        return int(self.text[self.at - width : self.at] or "0", 2)
+
+    def block(self, count: int) -> list[int]:
+        k = self.number(3)
+        if k == 7:
+            return [0] * count
+        widths = []
+        for _ in range(count):
+            zeros = 0
+            while not self.number(1):
+                zeros += 1
+            widths.append(k + zeros)
+        return [2**width + self.number(width) - 2**k for width in widths]
+
+    def used(self, alphabet: int) -> list[int]:
+        if self.number(1):
+            return list(range(alphabet))
+        symbols, last = [], -1
+        for left_out in self.block(self.block(1)[0] + 1):
+            last += 1 + left_out
+            symbols.append(last)
+        return symbols
+
+    def levels(self, count: int, start: int) -> list[int]:
+        return [start := start + unzigzag(step) for step in self.block(count)]
+
+
+def decode(coder: str, payload: bytes, length: int, alphabet: int) -> list[int]:
+    bits = Bits(payload)
+    if coder == "raw":
+        return [bits.number((alphabet - 1).bit_length()) for _ in range(length)]
+    if not length:
+        return []
+    family, way = coder.split("_")
+    shapes = [(length, alphabet)]
+    if way == "gaps":
+        width = bits.number(4) + 1
+        entries = bits.block(1)[0]
+        shapes = [(entries, 2**width), (entries, alphabet)] if entries else []
+    rows = [row(bits, family, *shape) for shape in shapes]
+    coded = payload[(bits.at + 7) // 8 :]
+    decoded = list({"huffman": huffman, "ans": ans, "range": range_coder}[family](coded, rows))
+    return decoded[0] if way == "direct" else spread(decoded, length)
+
+
+def spread(rows: list[list[int]], length: int) -> list[int]:
+    values, position = [0] * length, -1
+    for distance, symbol in zip(*rows, strict=True) if rows else ():
+        position += distance + 1
+        values[position] = symbol
+    return values
+
+
+def row(bits: Bits, family: str, length: int, alphabet: int) -> Row:
+    used = bits.used(alphabet)
+    if len(used) == 1:
+        return length, used, None
+    if family == "huffman":
+        return length, used, bits.levels(len(used), len(used).bit_length())
+    step = bits.number(3)
+    eighths = [level << step for level in bits.levels(len(used), 0)]
+    weights = [WEIGHTS[e % 8] >> e // 8 for e in eighths]
+    frequencies = [1 + weight * (2**24 - len(used)) // sum(weights) for weight in weights]
+    frequencies[eighths.index(min(eighths))] += 2**24 - sum(frequencies)
+    return length, used, frequencies
+
+
+def huffman(data: bytes, rows: list[Row]) -> Iterator[list[int]]:
+    bits = Bits(data)
+    for length, used, lengths in rows:
+        if lengths is None:
+            yield used * length
+            continue
+        words, word, before = {}, -1, 0
+        for size, symbol in sorted(zip(lengths, used, strict=True)):
+            word = word + 1 << size - before
+            before = size
+            words[f"{word:0{size}b}"] = symbol
+        found = []
+        for _ in range(length):
+            begin = bits.at
+            while bits.text[begin : bits.at] not in words:
+                bits.number(1)
+            found.append(words[bits.text[begin : bits.at]])
+        yield found
+
+
+def slot(frequencies: list[int], q: int) -> tuple[int, int, int]:
+    """Place in the table, c, f."""
+    c = 0
+    for place, f in enumerate(frequencies):
+        if q < c + f:
+            return place, c, f
+        c += f
+    raise AssertionError(q)
+
+
+def words_of(data: bytes) -> list[int]:
+    data += bytes(-len(data) % 4)
+    return list(struct.unpack(f"<{len(data) // 4}I", data))
+
+
+def ans(data: bytes, rows: list[Row]) -> Iterator[list[int]]:
+    stack = words_of(data)
+    x = stack.pop() if stack else 0
+    x = x << 32 | stack.pop() if stack else x
+    for length, used, frequencies in rows:
+        found = []
+        for _ in range(length):
+            place = 0
+            if frequencies is not None:
+                place, c, f = slot(frequencies, x % 2**24)
+                x = (x >> 24) * f + x % 2**24 - c
+                x = x << 32 | stack.pop() if x < 2**32 and stack else x
+            found.append(used[place])
+        yield found
+    assert x == 0 and not stack
+
+
+def range_coder(data: bytes, rows: list[Row]) -> Iterator[list[int]]:
+    queue = iter([*words_of(data), *[0] * 10**6])
+    low, width, point = 0, 2**64 - 1, next(queue) << 32 | next(queue)
+    for length, used, frequencies in rows:
+        found = []
+        for _ in range(length):
+            place = 0
+            if frequencies is not None:
+                r = width >> 24
+                place, c, f = slot(frequencies, (point - low) % 2**64 // r)
+                low, width = (low + r * c) % 2**64, r * f
+                if width < 2**32:
+                    low, width, point = (low << 32) % 2**64, width << 32, (point << 32) % 2**64 + next(queue)
+            found.append(used[place])
+        yield found
+
+
+@pytest.mark.parametrize("coder", sorted(CODERS))
+def test_second_reader_reads_the_same(small: Contents, same: Same, coder: str) -> None:
+    same(read(artifact.to_bytes(small, coder)[0]), small)
+
+
+@pytest.mark.parametrize("coder", ["huffman", "ans", "range"])
+def test_second_reader_reads_packed_tables_and_long_streams(same: Same, coder: str) -> None:
+    rng = np.random.default_rng(3)
+    symbols = Symbols(np.minimum(rng.geometric(0.4, 5000) - 1, 300).astype(np.int32), 301, zero=True)
+    sparse = Symbols(np.where(rng.random(5000) < 0.02, 1 + rng.integers(0, 9, 5000), 0).astype(np.int32), 10, zero=True)
+    tables = {"values": rng.normal(0, 0.1, 700).astype(np.float32), "more": np.arange(600).reshape(20, 30)}
+    contents = Contents({"w": Code("any", (5000,), {"a": symbols, "b": sparse}, tables)}, data_digest="00ff")
+    data, ledger = artifact.to_bytes(contents, coder)
+    assert {"a", "b", "values", "more"} == set(ledger.rows[0].coders)
+    same(read(data), contents)
+
+
+def test_page_and_code_have_the_same_dictionary_and_coders() -> None:
+    assert preset() == DICTIONARY
+    assert f"{len(DICTIONARY):,} bytes" in PAGE.read_text(encoding="utf-8")
+    assert {CODERS[name].id: name for name in CODERS} == dict(enumerate(NAMES))
