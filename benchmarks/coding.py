@@ -16,6 +16,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from typing import TextIO
 
 import numpy as np
 import zstandard
@@ -78,12 +79,12 @@ def median_time(action: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
-def show(source: str, bound: float, rows: Iterator[dict[str, float | str | int]]) -> Iterator[dict]:
-    print(f"\n{source}: entropy {bound:,.0f} bytes", file=sys.stderr)
-    print(f"{'coder':16}{'encode M/s':>12}{'decode M/s':>12}{'bytes':>12}{'÷ entropy':>11}", file=sys.stderr)
+def show(source: str, bound: float, rows: Iterator[dict[str, float | str | int]], out: TextIO) -> Iterator[dict]:
+    print(f"\n{source}: entropy {bound:,.0f} bytes", file=out)
+    print(f"{'coder':16}{'encode M/s':>12}{'decode M/s':>12}{'bytes':>12}{'÷ entropy':>11}", file=out)
     for row in rows:
         line = "{coder:16}{encode:12.1f}{decode:12.1f}{bytes:12,d}{ratio:11.4f}".format(**row)
-        print(line, file=sys.stderr, flush=True)
+        print(line, file=out, flush=True)
         yield row
 
 
@@ -93,11 +94,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="runs of which the median is shown")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args()
+    table = sys.stderr if options.json else sys.stdout
     results = []
     for source, draw in SOURCES.items():
         symbols = draw(options.symbols, np.random.default_rng(0))
         bound = entropy_bytes(symbols)
-        rows = list(show(source, bound, measure(symbols, options.repeats)))
+        rows = list(show(source, bound, measure(symbols, options.repeats), table))
         results.append({"source": source, "symbols": options.symbols, "entropy_bytes": bound, "coders": rows})
     if options.json:
         print(json.dumps({"target": TARGET, "sources": results}, indent=2))

@@ -75,7 +75,7 @@ def fit(found: Histogram) -> Frequencies:
 
 def _at_step(found: Histogram, step: int) -> Frequencies:
     eighths = 8 * np.log2(found.counts.max() / found.counts)
-    levels = np.rint(np.minimum(eighths, _MAX_EIGHTHS - 8) / (1 << step)).astype(np.int64)
+    levels = np.minimum(np.rint(eighths / (1 << step)).astype(np.int64), _MAX_EIGHTHS >> step)
     return Frequencies(found.used, levels, step, found.alphabet)
 
 
