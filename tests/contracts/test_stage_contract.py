@@ -1,0 +1,159 @@
+"""What every stage must do, on models of different kinds and after every stage that may come before it.
+
+A new stage adds cheap settings to SETTINGS and is tested by that.
+"""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import tersenet.prune
+import tersenet.quantize  # noqa: F401
+from tersenet.core.stage import STAGES, parse_stage
+from tersenet.forms import aliases, check_order, encode_model, form_of, load_codes, match, weight_of
+
+TRAINING = {"steps": 6, "lr": 0.02}
+SETTINGS = {
+    "prune.magnitude": [
+        {"sparsity": 0.6, "finetune": TRAINING},
+        {"sparsity": 0.7, "scope": "global", "schedule": "gradual", "frequency": 2, "finetune": TRAINING},
+        {"sparsity": 0.7, "splice": True, "frequency": 2, "finetune": TRAINING},
+        {"scope": "std", "quality": 0.5, "schedule": "iterative", "steps": 2, "finetune": TRAINING},
+    ],
+    "quantize.share": [
+        {"bits": 3, "finetune": TRAINING},
+        {"bits": 4, "init": "exact", "codebook": "float16", "finetune": TRAINING},
+    ],
+}
+STAGE_OPTIONS = [{"method": name, **options} for name in STAGES for options in SETTINGS[name]]
+
+
+class Convolutional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(16, 5)
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.norm(self.conv(x))).flatten(1))
+
+
+class TwoInputs(nn.Module):
+    """Two inputs, no convolution, one of them tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.mix, self.head = nn.Embedding(9, 6), nn.Bilinear(6, 4, 5), nn.Linear(5, 5)
+
+    def forward(self, tokens, x):
+        return self.head(torch.tanh(self.mix(self.words(tokens).mean(1), x)))
+
+
+class Tied(nn.Module):
+    """Shared parameters and a layer used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.middle, self.decoder = nn.Linear(5, 5), nn.Linear(5, 5), nn.Linear(5, 5)
+        self.decoder.weight = self.encoder.weight
+
+    def forward(self, x):
+        return self.decoder(self.middle(torch.tanh(self.middle(torch.tanh(self.encoder(x))))))
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell, self.head = nn.GRU(4, 6, batch_first=True), nn.Linear(6, 5)
+
+    def forward(self, x):
+        return self.head(self.cell(x)[0][:, -1])
+
+
+MODELS = {
+    Convolutional: lambda: (torch.randn(8, 1, 4, 4),),
+    TwoInputs: lambda: (torch.randint(9, (8, 3)), torch.randn(8, 4)),
+    Tied: lambda: (torch.randn(8, 5),),
+    Recurrent: lambda: (torch.randn(8, 3, 4),),
+}
+
+
+@pytest.fixture(params=MODELS, ids=lambda cls: cls.__name__)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def context(kind, toy_context):
+    torch.manual_seed(0)
+    return toy_context(MODELS[kind](), torch.randn(8, 5))
+
+
+def build(kind):
+    torch.manual_seed(1)
+    return kind()
+
+
+def label(options):
+    return "-".join(str(v) for k, v in options.items() if k != "finetune")
+
+
+stages = pytest.mark.parametrize("options", STAGE_OPTIONS, ids=label)
+
+
+def test_every_stage_has_settings():
+    assert set(SETTINGS) == set(STAGES)
+
+
+@stages
+def test_same_model_and_seed_give_the_same_result(kind, context, options):
+    stage, again = parse_stage(options), copy.deepcopy(context)
+    first, second = stage.apply(build(kind), context), stage.apply(build(kind), again)
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name]), name
+    assert context.notes == again.notes
+
+
+@stages
+def test_the_result_goes_through_codes_into_a_fresh_model(kind, context, options):
+    model = parse_stage(options).apply(build(kind), context)
+    assert all(form_of(target) is not None for target in match(model))
+    fresh = build(kind)
+    load_codes(fresh, encode_model(model, "float32"), aliases(model))
+    with torch.no_grad():
+        torch.testing.assert_close(fresh.eval()(*context.inputs), model.eval()(*context.inputs))
+    for ours, theirs in zip(match(model), match(fresh), strict=True):
+        assert torch.equal(weight_of(ours), weight_of(theirs))
+
+
+@stages
+def test_it_computes_with_what_it_stores(kind, context, options):
+    """Training moves the loss through the form: no layer goes on with a weight of its own."""
+    model = parse_stage(options).apply(build(kind), context)
+    weights = {target.name: weight_of(target).clone() for target in match(model)}
+    context.finetune(model, parse_stage(options).finetune)
+    assert all(not torch.equal(weights[target.name], weight_of(target)) for target in match(model))
+
+
+@pytest.mark.parametrize("later", STAGE_OPTIONS, ids=label)
+@pytest.mark.parametrize("earlier", STAGE_OPTIONS, ids=label)
+def test_what_one_stage_settled_survives_the_next_and_training(kind, context, earlier, later):
+    first, second = parse_stage(earlier), parse_stage(later)
+    if second.phase < first.phase:
+        with pytest.raises(Exception, match="cannot follow"):
+            check_order([first, second], build(kind))
+        return
+    check_order([first, second], build(kind))
+    model = first.apply(build(kind), context)
+    settled = {t.name: (form_of(t).support, form_of(t).distinct) for t in match(model)}
+
+    def kept(model):
+        for target in match(model):
+            support, distinct = settled[target.name]
+            weight = weight_of(target)
+            assert support is None or not bool(weight[~support].any())
+            assert distinct is None or weight.unique().numel() <= distinct
+
+    context.watch = kept
+    kept(second.apply(model, context))
