@@ -48,7 +48,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) 
         (["stages.0.sparsity=.nan"], ["stages[0].sparsity"]),
         (["stages.0.sparsty=0.5"], ["did you mean 'sparsity'"]),
         (["stages.0.method=prune.magnitide"], ["did you mean 'prune.magnitude'"]),
-        (["stages.0.targets=[fc7]"], ["fc7", "line 5"]),
+        (["stages.0.targets=[fc7]"], ["fc7", "r.yaml, line 6"]),
         (["stages.0.method=quantize.share", "stages.0.sparsity=null"], ["stages[0]"]),
         (["model=lenet6"], ["lenet6", "did you mean 'lenet5'"]),
         (["model.kwargs.hiden=[3]"], ["hiden", "hidden"]),

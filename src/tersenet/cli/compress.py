@@ -22,7 +22,7 @@ def command(
 ) -> None:
     """Train, compress, write one file, read it back, measure it and write a page about it."""
     from tersenet.core.errors import GateError
-    from tersenet.core.load import load_recipe
+    from tersenet.core.load import blaming, load_recipe
     from tersenet.flow.prepare import prepare, register_methods, run_folder
     from tersenet.flow.progress import Quiet, on_stderr
     from tersenet.flow.run import run
@@ -35,7 +35,8 @@ def command(
     progress = Quiet() if quiet else on_stderr()
     failed: GateError | None = None
     try:
-        run(plain, model, splits, folder, resume=resume, progress=progress)
+        with blaming(recipe):
+            run(plain, model, splits, folder, resume=resume, progress=progress)
     except GateError as error:
         failed = error
     finally:

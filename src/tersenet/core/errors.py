@@ -14,7 +14,7 @@ class TersenetError(Exception):
 
 
 class RecipeError(TersenetError):
-    """The recipe is wrong. `path` leads to the wrong key, so that a loader can add file and line."""
+    """The recipe is wrong. `path` leads to the wrong key until file and line have been added."""
 
     def __init__(self, message: str, path: tuple[str | int, ...] = ()) -> None:
         super().__init__(message)

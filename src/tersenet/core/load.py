@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,20 @@ def parse_recipe(text: str, source: str = "recipe", overrides: Iterable[str] = (
         return Recipe.parse(plain)
     except RecipeError as error:
         if any(error.path[: len(path)] == path for path in overridden):
-            raise RecipeError(f"--set {error}", error.path) from None
-        raise RecipeError(f"{source}, line {_line(root, error.path)}: {error}", error.path) from None
+            raise RecipeError(f"--set {error}") from None
+        raise RecipeError(f"{source}, line {_line(root, error.path)}: {error}") from None
+
+
+@contextmanager
+def blaming(path: str | Path) -> Iterator[None]:
+    """Errors about a recipe that show only when it meets its model get the file and the line as well."""
+    try:
+        yield
+    except RecipeError as error:
+        if not error.path:
+            raise
+        root = yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
+        raise RecipeError(f"{path}, line {_line(root, error.path)}: {error}") from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -96,7 +109,7 @@ def override(plain: dict[str, Any], item: str) -> tuple[str | int, ...]:
         path.append(step)
         if isinstance(here, dict):
             if not isinstance(here.get(step), dict | list):
-                here[step] = _shorthand(step, here.get(step))
+                here[step] = _shorthand(step, here.get(step), item)
             here = here[step]
         else:
             here = here[step]
@@ -105,10 +118,13 @@ def override(plain: dict[str, Any], item: str) -> tuple[str | int, ...]:
     return (*path, last)
 
 
-def _shorthand(key: str | int, value: Any) -> dict[str, Any]:
+def _shorthand(key: str | int, value: Any, item: str) -> dict[str, Any]:
     """`model: lenet5` is short for `model: {name: lenet5}`, `data: mnist` for `data: {path: mnist}`."""
-    short = {"model": "name", "data": "path"}.get(str(key))
-    return {short: value} if short and value is not None else {}
+    if value is None:
+        return {}
+    if key not in ("model", "data"):
+        raise RecipeError(f"--set {item}: '{key}' is {value!r}, there is nothing below it to set")
+    return {"name" if key == "model" else "path": value}
 
 
 def _step(here: Any, part: str, item: str) -> str | int:

@@ -20,7 +20,6 @@ from tersenet.train.checkpoint import CheckpointStore
 from tersenet.train.loop import EpochLog, fit
 from tersenet.train.objectives import objective_for, output_of
 
-
 SAVE_EVERY = 2.0
 """Seconds between checkpoints: what a kill may cost, against the time that saving takes."""
 

@@ -27,6 +27,7 @@ from tersenet.flow.pack import contents_of
 from tersenet.flow.progress import Progress, Quiet
 from tersenet.flow.promises import check_kept, promises
 from tersenet.forms import check_order
+from tersenet.models import check_finite
 from tersenet.train.checkpoint import CheckpointStore
 
 
@@ -55,6 +56,7 @@ def run(
     GateError after everything is written if the result is worse than the recipe's gate allows.
     """
     started = time.perf_counter()
+    check_finite(model)
     check_order(recipe.stages, model)
     check_fits(model, splits)
     fabric = fabric_for(recipe.runtime)

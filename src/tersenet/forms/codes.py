@@ -12,6 +12,7 @@ from tersenet.core.code import Code
 from tersenet.core.errors import ModelError
 from tersenet.forms.dense import encode_dense
 from tersenet.forms.form import decode
+from tersenet.forms.plain import encode_plain
 from tersenet.forms.slots import Slot, slots
 
 Precision = Literal["float32", "float16"]
@@ -20,8 +21,9 @@ Precision = Literal["float32", "float16"]
 def encode_model(model: nn.Module, small: Precision = "float16") -> dict[str, Code]:
     """Every stored tensor once, under its plain name ('fc1.weight') and by its form.
 
-    A tensor without a form is dense, and rounded to `small` where it is wider and its range allows. Shared tensors
-    come under the first of their names; `aliases` has the others.
+    Of tensors without a form, those of fewer than two dimensions (biases, norms) are rounded to `small` where they are
+    wider and their range allows; all others are held exactly, by whatever is smallest. Shared tensors come under the
+    first of their names; `aliases` has the others.
 
     Raises ModelError, with the tensor's name, for NaN and for what cannot be stored.
     """
@@ -66,7 +68,9 @@ def _first(model: nn.Module) -> dict[int, Slot]:
 
 def _encode(slot: Slot, small: torch.dtype) -> Code:
     try:
-        return encode_dense(slot.latent, small) if slot.form is None else slot.form.encode(slot.latent)
+        if slot.form is not None:
+            return slot.form.encode(slot.latent)
+        return encode_dense(slot.latent, small) if slot.latent.ndim < 2 else encode_plain(slot.latent)
     except ModelError as error:
         raise ModelError(f"{slot.name}: {error}") from None
 
