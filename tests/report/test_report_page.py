@@ -151,7 +151,7 @@ def test_missing_values_have_a_reason(record, parse):
     assert "– multiply-accumulates were not counted" in text
     assert "– no histograms were recorded" in text
     assert "Nothing was trained" in text
-    assert "Nothing was left undone" in text
+    assert "No stage reported anything" in text
     assert not section(page, "stages").all("figure")
 
 
@@ -210,8 +210,8 @@ def test_comparison_of_several_runs(record, parse):
     page = parse(render([record, other]))
     comparison = next(node for node in page.all("section") if node.attributes["id"] == "comparison")
     rows = table(comparison)
-    assert rows[1][3:9] == ["1", "21,517", "49.6×", "test error", "1.64 %", "1.58 %"]
-    assert rows[2][8] == "1.62 %"
+    assert rows[1][:6] == ["1. lenet_300_100 on mnist", "21,517", "49.6×", "test error", "1.64 %", "1.58 %"]
+    assert rows[2][5:] == ["1.62 %", "22,186", "1 min 15 s", "2", record.recipe_hash]
     assert table(comparison, 1)[1] == ["1, 2", "1, 2", "21,517 ± 0 bytes", "test error 1.60 % ± 0.03 %"]
     assert len(comparison.all("circle")) == 2
     assert len(page.all("details", class_="run")) == 2
@@ -291,3 +291,12 @@ def test_write_page_onto_a_folder_is_one_sentence(record, tmp_path):
 def test_imports_no_torch():
     code = "import sys, tersenet.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_run_is_called_by_its_model_and_data(record, parse):
+    def heading(**update) -> str:
+        return plain(parse(render([record.model_copy(update=update)])).all("h1")[0].text)
+
+    assert heading() == "lenet_300_100 on mnist"
+    assert heading(recipe={"model": {"factory": "nets.small:make"}}) == "nets.small:make on mnist"
+    assert heading(recipe={}, data="") == "lenet_300_100.terse"

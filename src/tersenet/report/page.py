@@ -24,6 +24,7 @@ from tersenet.core.record import Record
 from tersenet.report import text
 from tersenet.report.histograms import Small, small_multiples
 from tersenet.report.ledger import KINDS, Bar, ByteRow, Segment, bars, byte_rows, largest, segments, total
+from tersenet.report.names import run_name
 from tersenet.report.plots import Plot
 from tersenet.report.quality import Quality, headline_quality
 from tersenet.report.scatter import run_plot, stage_plot
@@ -41,6 +42,7 @@ class RunView:
     """One run, ready for the template."""
 
     number: int
+    name: str
     record: Record
     quality: Quality
     rows: tuple[ByteRow, ...]
@@ -111,6 +113,7 @@ def _run(number: int, record: Record) -> RunView:
     histograms, left_out = small_multiples(record, HISTOGRAMS)
     return RunView(
         number=number,
+        name=run_name(record),
         record=record,
         quality=headline_quality(record.figures),
         rows=rows,

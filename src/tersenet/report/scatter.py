@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tersenet.core.record import Record, StageRow
 from tersenet.report.axes import axis_for
+from tersenet.report.names import run_name
 from tersenet.report.plots import Label, Line, Mark, Plot, path
 from tersenet.report.quality import qualities
 from tersenet.report.text import decimal, percent, size, tick_decimal, tick_percent, tick_size
@@ -39,7 +40,7 @@ def run_plot(records: Sequence[Record]) -> Plot | None:
     """One point per run, by the first measure that all runs have; None where there is none."""
     for choices in zip(*(qualities(record.figures) for record in records), strict=True):
         spots = [
-            Spot(number, record.file, record.figures.file_bytes, choice.file)
+            Spot(number, f"{run_name(record)}, seed {record.seed}", record.figures.file_bytes, choice.file)
             for number, (record, choice) in enumerate(zip(records, choices, strict=True), start=1)
             if choice.file is not None
         ]
