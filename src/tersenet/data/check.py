@@ -49,7 +49,7 @@ def _check_output(output: Any, batch: Batch, splits: Splits, split: str) -> None
     target = batch.target
     if not isinstance(output, torch.Tensor) or target is None or target.is_floating_point():
         return
-    if output.ndim != target.ndim + 1 or target.numel() == 0:
+    if output.ndim != target.ndim + 1 or target.numel() == 0 or output.shape[1] == 1:  # one output is a number
         return
     outputs, needed = output.shape[1], max(splits.classes or 0, int(target.max()) + 1)
     if int(target.min()) < 0:

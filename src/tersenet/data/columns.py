@@ -94,7 +94,7 @@ def _inputs(dataset: datasets.Dataset, name: str, table: Any, mode: str | None, 
 
 def _labels(column: Any, where: str) -> torch.Tensor:
     if column.null_count:
-        raise DataError(f"{where}: {column.null_count} labels are missing")
+        raise DataError(f"{where}: rows without a label: {column.null_count}")
     labels = column.to_numpy()
     if labels.dtype.kind not in "iu":
         raise DataError(f"{where}: labels must be integers, not {column.type}")

@@ -57,7 +57,7 @@ def as_splits(data: Any, spec: DataSpec | None = None) -> Splits:
     if len(tensors) == len(parts):
         return to_splits(tensors, spec, name, classes)
     if tensors:
-        raise DataError(f"{name}: give all splits as tensors, or all as datasets or loaders, not some of each")
+        raise DataError(f"{name}: give all splits as tensors, or all as datasets or loaders")
     return _streams({split: part for split, part in parts.items() if isinstance(part, Source)}, spec, name)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -55,6 +56,9 @@ def read_folder(folder: Path, cache: str | None = None) -> dict[str, datasets.Da
     except DataError:
         raise
     except Exception as error:
+        empty = re.search(r"""Instruction "(\w+)" corresponds to no data""", str(error))
+        if empty:
+            raise DataError(f"{folder}: {empty[1]} is empty") from error
         raise DataError(f"{folder}: datasets.load_dataset cannot read it: {reason(error)}") from error
 
 

@@ -22,7 +22,7 @@ def batch_indices(length: int, batch_size: int, seed: int | None, rank: int, wor
     example, on which batch norm cannot train, takes one from the batch before.
     """
     if seed is None:
-        mine = torch.arange(rank, length, world)
+        mine = torch.arange(length)[rank::world]
         return _even(mine, batch_size, length, world) if world > 1 else mine.split(batch_size)  # type: ignore[no-untyped-call]
     order = torch.randperm(length, generator=generator(seed, "order"))
     share = max(length // world, 1)

@@ -28,7 +28,7 @@ class Prepare:
         if generator is not None and inputs.ndim == 4 and self.augment != UNCHANGED:
             inputs = augment(inputs, self.augment, generator)
         if self.mean is None or self.deviation is None:
-            return inputs.float().mul_(1 / 255) if inputs.dtype == torch.uint8 else inputs
+            return inputs.float().div_(255) if inputs.dtype == torch.uint8 else inputs
         shape = (1, -1, *[1] * (inputs.ndim - 2))
         dtype = inputs.dtype if inputs.is_floating_point() else torch.float32
         centred = inputs.to(dtype) - self.mean.view(shape).to(dtype)
@@ -40,14 +40,17 @@ def statistics(chunks: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tens
 
     A channel that never changes gets deviation 1, so that it becomes zero and not NaN.
     """
-    count, total, square = 0, torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    count, shift = 0, torch.zeros(1, dtype=torch.float64)
+    total = square = torch.zeros(1, dtype=torch.float64)
     for chunk in chunks:
         axes = [axis for axis in range(chunk.ndim) if axis != 1]
         exact = chunk.double()
+        if count == 0:  # squares of numbers far from zero would swallow the deviation; whole, so that bytes stay exact
+            shift = exact.mean(axes).round()
+        exact = exact - shift.view(-1, *[1] * (chunk.ndim - 2))
         count += chunk.numel() // chunk.shape[1]
-        total = total + exact.sum(axes)
-        square = square + exact.square().sum(axes)
+        total, square = total + exact.sum(axes), square + exact.square().sum(axes)
     mean = total / count
     variance = square / count - mean.square()
     constant = variance <= 1e-12 * square / count
-    return mean, torch.where(constant, 1.0, variance.clamp_min(0).sqrt())
+    return mean + shift, torch.where(constant, 1.0, variance.clamp_min(0).sqrt())
