@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,7 +125,8 @@ def _located(model: nn.Module, counter: _Counter) -> Iterator[None]:
     """The counter knows which module is running."""
 
     def enter(name: str | None) -> Callable[[nn.Module, Any], None]:
-        return lambda module, arguments: counter.running.append(name)
+        """Whatever runs while a weight is formed belongs to forming it."""
+        return lambda module, arguments: counter.running.append(None if counter.running[-1] is None else name)
 
     def leave(module: nn.Module, arguments: Any, result: Any) -> None:
         counter.running.pop()
@@ -147,10 +149,21 @@ def _without_fused_layers() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
+        with _silently(torch.backends.mkldnn.flags(enabled=False)), torch.backends.cudnn.flags(enabled=False):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
+def _silently(context: AbstractContextManager[Any]) -> Iterator[None]:
+    """Without the warning about Intel GPUs that touching this setting brings up on some machines."""
+    with ExitStack() as stack:
+        with warnings.catch_warnings(action="ignore"):
+            stack.enter_context(context)
+        yield
+        with warnings.catch_warnings(action="ignore"):
+            stack.close()
 
 
 def _matrices(arguments: Sequence[Any], result: Any) -> int:
