@@ -167,6 +167,9 @@ def test_sets_of_datasets_in_memory(png, grey):
     batch = next(splits.test.batches(12))
     assert np.array_equal((batch.inputs[0][:, 0] * 255).round().byte().numpy(), images)
     assert batch.target.tolist() == labels
+    dark = table.with_transform(lambda rows: {"x": [torch.zeros(2)] * len(rows["label"]), "label": rows["label"]})
+    batch = as_splits({"train": dark}).train.example()
+    assert batch.inputs[0].tolist() == [[0, 0], [0, 0]] and batch.target.tolist() == labels[:2]
 
 
 def test_the_digest_follows_the_data():
@@ -179,6 +182,11 @@ def test_the_digest_follows_the_data():
 class Endless(IterableDataset):
     def __iter__(self):
         return iter([(X[0], Y[0])] * 8)
+
+
+class Broken(Rows):
+    def __getitem__(self, index):
+        raise KeyError("missing")
 
 
 @pytest.mark.parametrize(
@@ -194,6 +202,8 @@ class Endless(IterableDataset):
         ((X, Y - 1), "label -1 of example 0 is out of range; labels must be 0 or more"),
         ((X[:0], Y[:0]), "train is empty"),
         (DataLoader(Rows(0)), "leave none of the 0"),
+        ({"train": Rows(), "test": Rows(0)}, "test is empty"),
+        ({"train": Rows(40), "validation": Broken()}, "validation: reading the first batch raised KeyError: 'missing'"),
         ({"train": [], "validation": []}, "train is empty"),
         (
             {"train": [(X, "label")], "validation": [(X, Y)]},

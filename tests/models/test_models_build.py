@@ -144,5 +144,7 @@ def test_names_and_arguments_that_are_wrong():
     assert "cannot be built with {'classes': 'ten'}" in refused(ModelSpec(name="lenet5", kwargs={"classes": "ten"}))
 
 
-def test_whole_numbers_and_lazy_parameters_are_not_asked_whether_they_are_finite():
+def test_whole_numbers_are_finite_and_lazy_parameters_have_no_shape():
     check_finite(torch.nn.BatchNorm1d(3))
+    with pytest.raises(ModelError, match="'weight' has no shape yet; run one batch through the model"):
+        check_finite(torch.nn.LazyLinear(3))

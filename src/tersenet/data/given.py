@@ -18,6 +18,7 @@ from torch.utils.data import (
 )
 
 from tersenet.core.errors import DataError
+from tersenet.core.factory import reason
 from tersenet.core.recipe import Augment, DataSpec
 from tersenet.core.registry import nearest
 from tersenet.data.collate import as_tensor
@@ -30,7 +31,7 @@ from tersenet.data.streams import DatasetSource, LoaderSource
 AS_IT_IS = DataSpec(path="given", normalize=False)
 
 
-def as_splits(data: Any, spec: DataSpec | None = None) -> Splits:
+def as_splits(data: Any, spec: DataSpec | None = None, name: str = "given") -> Splits:
     """Splits of whatever `data` is:
 
     - a mapping with 'train' and, where there are any, 'validation' and 'test'; or a tuple of these three. Without
@@ -41,12 +42,12 @@ def as_splits(data: Any, spec: DataSpec | None = None) -> Splits:
 
     Tensors are normalised and augmented as `spec` says, and without one taken as they are, but images of uint8
     are scaled to [0, 1]. What a loader or a dataset yields is always taken as it is.
+    `name` is what errors and the file call the data; what `spec` says of where data lies is not looked at.
     Raises DataError if it is none of this.
     """
     if isinstance(data, Splits):
         return data
     spec = spec or AS_IT_IS
-    name = spec.factory or str(spec.path)
     parts: dict[str, Decoded | Source] = {}
     classes = None
     for split, value in _named(data, name).items():
@@ -64,7 +65,7 @@ def as_splits(data: Any, spec: DataSpec | None = None) -> Splits:
 def _named(data: Any, name: str) -> dict[str, Any]:
     if isinstance(data, Mapping):
         for key in data:
-            if key not in SPLITS and key not in VALIDATION and not _is_table(data[key]):
+            if key not in SPLITS and key not in VALIDATION and not _is_of_datasets(data[key]):
                 raise DataError(f"{name}: unknown split '{key}'{nearest(str(key), SPLITS)}")
         return named_splits(data, name)
     if isinstance(data, tuple) and not _are_arrays(data):
@@ -89,7 +90,7 @@ def _part(value: Any, where: str, spec: DataSpec) -> Decoded | Source:
         return _decoded(value, where)
     if isinstance(value, IterableDataset):
         raise DataError(f"{where}: an IterableDataset does not batch itself; give DataLoader(dataset, batch_size=…)")
-    if isinstance(value, Dataset):
+    if isinstance(value, Dataset) or _is_of_datasets(value):
         return DatasetSource(value, where, workers=spec.workers)
     if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping):
         return LoaderSource(value, where)
@@ -112,9 +113,19 @@ def _streams(parts: dict[str, Source], spec: DataSpec, name: str) -> Splits:
         raise DataError(f"{name}: data.augment and data.normalize change tensors only, not what a loader yields")
     if "validation" not in parts:
         parts["train"], parts["validation"] = _held_out(parts["train"], spec, name)
-    for part in parts.values():
-        part.example()  # raises if it is empty, or yields what is no batch
+    for split, part in parts.items():
+        _try(part, f"{name}: {split}")
     return Splits(parts["train"], parts["validation"], parts.get("test"), name, parts["train"].digest())
+
+
+def _try(part: Source, where: str) -> None:
+    """Raises DataError if the split is empty, yields what is no batch, or fails in the user's own code."""
+    try:
+        part.example()
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{where}: reading the first batch raised {reason(error)}") from error
 
 
 def _held_out(train: Source, spec: DataSpec, name: str) -> tuple[Source, Source]:
@@ -165,6 +176,11 @@ def _are_arrays(values: Iterable[Any]) -> bool:
 
 
 def _is_table(value: Any) -> bool:
+    """A `datasets.Dataset` of plain columns; one with a format or transform of its own is read through that."""
+    return _is_of_datasets(value) and value.format["type"] is None
+
+
+def _is_of_datasets(value: Any) -> bool:
     """A `datasets.Dataset`, told without importing that library."""
     return any(cls.__module__ == "datasets.arrow_dataset" and cls.__name__ == "Dataset" for cls in type(value).__mro__)
 

@@ -23,7 +23,7 @@ def load_data(spec: DataSpec) -> Splits:
     Raises DataError, one sentence, if it is missing or not what it should be.
     """
     if spec.factory is not None:
-        return as_splits(call_factory(spec.factory, spec.kwargs, DataError), spec)
+        return as_splits(call_factory(spec.factory, spec.kwargs, DataError), spec, spec.factory)
     path = str(spec.path)
     _check_path(path)
     if not spec.in_memory and path != "digits":

@@ -38,6 +38,8 @@ class DatasetSource:
         return self._read(order, draws, derive(seed or 0, "workers", rank), self.workers)
 
     def example(self) -> Batch:
+        if len(self) == 0:
+            raise DataError(f"{self.where} is empty")
         return next(self._read([list(range(min(EXAMPLE, len(self))))], None, 0, 0))
 
     def digest(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from tersenet.core.errors import ModelError
 from tersenet.core.factory import call_factory, reason
@@ -39,8 +40,10 @@ def skeleton(spec: ModelSpec) -> nn.Module:
 
 
 def check_finite(model: nn.Module) -> None:
-    """Raises ModelError naming the first parameter or buffer with NaN or infinity in it."""
+    """Raises ModelError naming the first parameter or buffer that holds NaN or infinity, or has no shape yet."""
     for name, tensor in model.state_dict().items():
+        if is_lazy(tensor):
+            raise ModelError(f"model: '{name}' has no shape yet; run one batch through the model before it is given")
         if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
             bad = int((~tensor.isfinite()).sum())
             raise ModelError(f"model: '{name}' holds {bad} values that are NaN or infinite; train or load it again")
