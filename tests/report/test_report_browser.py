@@ -24,6 +24,16 @@ EVIL = "<script>parent.document.title='broken in'</script><img src=x onerror=\"p
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(not CHROMIUM, reason="no Chromium installed")]
 
 MEASURE = """
+const middle = element => {
+  const box = element.getBoundingClientRect();
+  return [box.left + box.width / 2, box.top + box.height / 2];
+};
+const places = svg => svg && {
+  points: [...svg.querySelectorAll("circle")].map(middle),
+  ticks: [...svg.querySelectorAll("text.y")].map(tick => [parseFloat(tick.textContent), middle(tick)[1]]),
+  numbers: [...svg.querySelectorAll("text.number")].map(middle),
+  line: (({left, top, right, bottom}) => [left, top, right, bottom])(svg.querySelector("path").getBoundingClientRect()),
+};
 const results = [];
 for (const frame of document.querySelectorAll("iframe")) {
   const page = frame.contentDocument, root = page.documentElement;
@@ -36,6 +46,7 @@ for (const frame of document.querySelectorAll("iframe")) {
     bytes: [...page.querySelectorAll("#run1-bytes table tr")].map(cells),
     scripts: page.scripts.length + page.images.length,
     bar: [...page.querySelectorAll("#run1-bytes .bars li:first-child rect")].map(r => r.getBoundingClientRect().width),
+    plot: places(page.querySelector("#run1-stages .frame > svg")),
     overlap: [...page.querySelectorAll(".frame > svg")].some(svg => {
       const labels = [...svg.querySelectorAll(":scope > text.x")].map(t => t.getBoundingClientRect());
       const ends = labels.filter(box => box.width);
@@ -104,6 +115,19 @@ def test_bars_have_the_lengths_of_their_numbers(seen, record):
     assert len(pieces) == 4
     for piece, part in zip(pieces, parts, strict=True):
         assert piece == pytest.approx(track * part / first.bytes, abs=1.5)
+
+
+def test_points_stand_at_their_error(seen, record):
+    """The error read off the y axis, from where its labels stand in the browser, is the error of the stage."""
+    plot = seen[0][-1]["plot"]
+    (low, bottom), *_, (high, top) = plot["ticks"]
+    assert low < high and bottom > top
+    read = [low + (bottom - y) / (bottom - top) * (high - low) for _, y in plot["points"]]
+    assert read == pytest.approx([100 * stage.validation_error for stage in record.stages], abs=0.02)
+    xs, ys = zip(*plot["points"], strict=True)
+    assert plot["line"] == pytest.approx([min(xs), min(ys), max(xs), max(ys)], abs=2)
+    for (x, y), (number_x, number_y) in zip(plot["points"], plot["numbers"], strict=True):
+        assert abs(x - number_x) < 2 and 8 < y - number_y < 25
 
 
 def test_several_runs_fit_too(record, tmp_path):

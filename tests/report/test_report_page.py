@@ -281,6 +281,22 @@ def test_write_page_keeps_the_old_page_when_it_fails(record, tmp_path, monkeypat
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
 
 
+def test_write_page_replaces_in_one_step(record, tmp_path, monkeypatch):
+    """Up to the very last step, which is a rename, the old page is whole."""
+    path = tmp_path / "report.html"
+    path.write_text("old")
+    seen = []
+
+    def stopped(self, target) -> None:
+        seen.append((self.read_text(encoding="utf-8"), target.read_text()))
+        raise OSError(5, "stopped")
+
+    monkeypatch.setattr("pathlib.Path.replace", stopped)
+    with pytest.raises(TersenetError, match="stopped"):
+        write_page([record], path)
+    assert seen == [(render([record]), "old")]
+
+
 def test_write_page_onto_a_folder_is_one_sentence(record, tmp_path):
     (tmp_path / "report.html").mkdir()
     with pytest.raises(TersenetError, match="cannot be written"):
