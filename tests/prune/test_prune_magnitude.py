@@ -13,6 +13,8 @@ import tersenet.quantize  # noqa: F401
 from tersenet.core.errors import ModelError, RecipeError
 from tersenet.core.stage import parse_stage
 from tersenet.forms import Masked, form_of, latent_of, match, weight_of
+from tersenet.prune.criteria import CRITERIA
+from tersenet.prune.masks import Masks
 
 
 def net(seed=0):
@@ -337,3 +339,36 @@ def test_contradictions_are_told_when_the_recipe_is_read(options, sentence):
     with pytest.raises(RecipeError, match=sentence) as caught:
         parse_stage({"method": "prune.magnitude", **options}, ("stages", 0))
     assert str(caught.value).startswith("stages[0]") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{}, {"schedule": "gradual", "frequency": 2}, {"splice": True, "frequency": 2}])
+def test_nothing_of_a_pruned_weight_is_left_behind(context, options):
+    """Adam's momentum moves pruned latents on; they would count in an L1 penalty or come back with another form."""
+    model = prune(net(), context, sparsity=0.8, **options, finetune={"steps": 20, "lr": 0.05, "l2": 0.01})
+    for target in match(model):
+        assert not bool(latent_of(target)[~form_of(target).mask].any())
+
+
+def test_a_run_that_calls_nothing_back_still_reaches_its_sparsity(context):
+    context.finetune = lambda model, training, on_step=None: None
+    model = prune(net(), context, sparsity=0.8, schedule="gradual", finetune=TRAINING)
+    assert kept(model) == {"0.weight": 12, "2.weight": 8}
+
+
+def test_a_pruned_weight_must_clear_the_margin_to_come_back():
+    """Dynamic Network Surgery, eq. 3: below a pruned, above b kept, between them as before."""
+    layer = nn.Linear(4, 1, bias=False)
+    layer.weight.data = torch.tensor([[1.0, 0.9, 0.5, 0.1]])
+    masks = Masks(match(layer), CRITERIA["magnitude"], lambda name: torch.Generator(), print, margin=0.1)
+    masks.update({"weight": 2})
+    masks.open()
+    latent, form = latent_of(match(layer)[0]).data, form_of(match(layer)[0])
+    latent[0, 2] = 0.95  # among the two largest, whose lower one, a, is itself: b = 1.045
+    masks.update({"weight": 2}, splicing=True)
+    assert form.mask.tolist() == [[True, False, False, False]]
+    latent[0, 2] = 1.2  # now a = 1.0 and b = 1.1
+    masks.update({"weight": 2}, splicing=True)
+    assert form.mask.tolist() == [[True, False, True, False]]
+    latent[0, 0] = 0.97  # between a and b, and kept: it stays
+    masks.update({"weight": 2}, splicing=True)
+    assert form.mask.tolist() == [[True, False, True, False]]
