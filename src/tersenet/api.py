@@ -40,7 +40,7 @@ def compress(
     register_methods()
     if isinstance(recipe, str | Path):
         recipe = load_recipe(recipe)
-    recipe = Recipe.parse(recipe)
+    recipe = Recipe.parse(recipe).model_copy(update={"model": None})
     folder = Path(out) if out is not None else run_folder(recipe, type(model).__name__.lower())
     outcome = run(recipe, model, as_splits(data, recipe.data), folder, resume=resume, progress=progress)
     write_page([outcome.record], folder / "report.html")

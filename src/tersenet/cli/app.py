@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import typer
 
@@ -18,8 +21,32 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+GO_ON = "interrupted; the same command with --resume goes on from the last checkpoint"
+
+
+class InterruptedByUserError(TersenetError):
+    """Ctrl-C."""
+
+    exit_code = 130
+
+
+def stoppable(command: Callable[..., None]) -> Callable[..., None]:
+    """Ctrl-C as a sentence of ours; left alone, it would be swallowed on the way up."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except KeyboardInterrupt:
+            raise InterruptedByUserError(GO_ON) from None
+
+    return run
+
+
 for room in (compress, plan, inspect, evaluate, methods, report, reproduce):
-    app.command(room.NAME)(room.command)
+    app.command(room.NAME)(stoppable(room.command))
 
 USERS_OWN = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
 """Trouble with files that is the user's to mend, not a bug."""
@@ -37,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     except TersenetError as error:
         return complain(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return complain("interrupted; the same command with --resume goes on from the last checkpoint", 130)
+        return complain("interrupted", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

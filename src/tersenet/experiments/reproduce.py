@@ -67,7 +67,8 @@ def once(table: Table, row: Row, seed: int, data: Path | None, out: Path, progre
         return done
     progress.say(f"== {row.name}, seed {seed}")
     model, splits = prepare(recipe)
-    record = run(recipe, model, splits, folder, resume=True, progress=progress).record
+    checkpoints = out / "checkpoints"
+    record = run(recipe, model, splits, folder, resume=True, checkpoints=checkpoints, progress=progress).record
     write_page([record], folder / "report.html")
     return record
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,10 +44,13 @@ class Context:
     epochs: list[Epoch] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     calls: int = 0
+    started: float = field(default_factory=time.perf_counter)
+    begun: float = 0.0
+    seconds_before: float = 0.0
 
     def enter(self, phase: str, determined_by: Any) -> None:
         """Begin a phase that is determined by everything before and by these plain values."""
-        self.phase, self.calls = phase, 0
+        self.phase, self.calls, self.begun = phase, 0, self.now()
         self.key = canonical_digest([self.key, phase, determined_by])
         self.progress.phase(phase)
 
@@ -56,6 +60,7 @@ class Context:
         self.calls += 1
         place = f"{self.key}-{self.calls}"
         training_key = canonical_digest(training.to_dict())
+        begun = time.perf_counter()
         logs = fit(
             model,
             self.splits.train,
@@ -69,6 +74,12 @@ class Context:
             scores=self.evaluate,
         )
         self.epochs += [self._epoch(log) for log in logs]
+        if logs:  # what was trained before an interruption, or for another recipe with the same beginning, counts too
+            self.seconds_before += max(0.0, logs[-1].seconds - (time.perf_counter() - begun))
+
+    def now(self) -> float:
+        """Seconds of work since the run began, whatever part of it was done before an interruption."""
+        return time.perf_counter() - self.started + self.seconds_before
 
     def evaluate(self, model: nn.Module, split: str = "validation") -> dict[str, float]:
         source = getattr(self.splits, split)

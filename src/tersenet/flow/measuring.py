@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import time
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ from tersenet.measure.macs import count_macs, nonzero_macs
 from tersenet.measure.size import dense_sizes
 
 
-def stage_row(name: str, model: nn.Module, recipe: Recipe, context: Context, begun: float) -> StageRow:
+def stage_row(name: str, model: nn.Module, recipe: Recipe, context: Context) -> StageRow:
     """The model on validation, and the length of the file it would give if written now."""
     scores = context.evaluate(model)
     data, _ = artifact.to_bytes(contents_of(model, recipe, context.splits), recipe.code.coder)
@@ -31,7 +30,7 @@ def stage_row(name: str, model: nn.Module, recipe: Recipe, context: Context, beg
         validation_loss=scores["loss"],
         nonzero=sum(counts(weight)[0] for weight in plain_weights(model).values()),
         file_bytes=len(data),
-        seconds=time.perf_counter() - begun,
+        seconds=context.now() - context.begun,
     )
 
 
@@ -42,7 +41,6 @@ def record_of(
     context: Context,
     rows: list[StageRow],
     file: Path,
-    seconds: float,
 ) -> Record:
     """Measure the dense model and the one read back, once each on test."""
     ledger = artifact.inspect(file)
@@ -57,7 +55,7 @@ def record_of(
         seed=recipe.seed,
         machine=machine(context.fabric.device),
         versions={"tersenet": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        figures=figures(dense, back, context, rows, file, seconds),
+        figures=figures(dense, back, context, rows, file),
         bytes_file_header=ledger.header_bytes,
         tensors=tuple(tensor_row(row, before, after) for row in ledger.rows),
         stages=tuple(rows),
@@ -66,9 +64,7 @@ def record_of(
     )
 
 
-def figures(
-    dense: nn.Module, back: nn.Module, context: Context, rows: list[StageRow], file: Path, seconds: float
-) -> Figures:
+def figures(dense: nn.Module, back: nn.Module, context: Context, rows: list[StageRow], file: Path) -> Figures:
     bytes_dense, bytes_zstd = dense_sizes(dense)
     parameters = sum(parameter.numel() for parameter in dense.parameters())
     inputs = [tensor[:1].to(context.fabric.device) for tensor in context.splits.validation.example().inputs]
@@ -97,7 +93,7 @@ def figures(
         test_loss_file=test.get("loss"),
         examples_test=int(test.get("examples", 0)),
         train_seconds=rows[0].seconds,
-        total_seconds=seconds,
+        total_seconds=context.now(),
     )
 
 

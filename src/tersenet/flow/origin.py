@@ -38,6 +38,11 @@ def state_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def from_zoo(recipe: Recipe) -> bool:
+    """Whether the model can be built from its name alone."""
+    return recipe.model is not None and recipe.model.name is not None
+
+
 def loss_of(recipe: Recipe) -> Training:
     """The training whose objective losses are stated in: the recipe's own, or its first fine-tuning's."""
     trainings = [recipe.train, *(getattr(stage, "finetune", None) for stage in recipe.stages)]

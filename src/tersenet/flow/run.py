@@ -6,7 +6,6 @@ model + data ──► train ──► stage ──► stage ──► … ─�
 from __future__ import annotations
 
 import copy
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +13,14 @@ from torch import nn
 
 from tersenet import artifact
 from tersenet.core.recipe import Recipe
-from tersenet.core.record import Record, StageRow
-from tersenet.core.stage import Stage
+from tersenet.core.record import Record
 from tersenet.data import Splits, check_fits
 from tersenet.flow.context import Context, fabric_for
 from tersenet.flow.files import RunFolder
 from tersenet.flow.gate import check_gate
 from tersenet.flow.load import load
 from tersenet.flow.measuring import record_of, stage_row
-from tersenet.flow.origin import first_key, loss_of
+from tersenet.flow.origin import first_key, from_zoo, loss_of
 from tersenet.flow.pack import contents_of
 from tersenet.flow.progress import Progress, Quiet
 from tersenet.flow.promises import check_kept, promises
@@ -48,58 +46,44 @@ def run(
     folder: Path,
     *,
     resume: bool = False,
+    checkpoints: Path | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Compress `model` as `recipe` says and leave file, record and checkpoints in `folder`.
 
+    checkpoints: where to keep them instead; recipes that begin alike and share this folder train their beginning once.
+
     Raises RecipeError or DataError before anything is trained if recipe, model and data do not fit together, and
     GateError after everything is written if the result is worse than the recipe's gate allows.
     """
-    started = time.perf_counter()
     check_finite(model)
     check_order(recipe.stages, model)
     check_fits(model, splits)
     fabric = fabric_for(recipe.runtime)
     with RunFolder(folder, recipe, resume, fabric.is_global_zero) as place:
-        store = CheckpointStore(place.checkpoints)
+        store = CheckpointStore(checkpoints or place.checkpoints)
         key = first_key(recipe, model, splits)
         context = Context(splits, fabric, recipe.seed, store, key, loss_of(recipe), progress or Quiet())
 
         model = model.to(fabric.device)
-        rows = [train_dense(recipe, model, context)]
-        dense = copy.deepcopy(model)
+        context.enter("train", recipe.train.to_dict() if recipe.train else None)
+        if recipe.train:
+            context.finetune(model, recipe.train)
+        dense, rows = copy.deepcopy(model), [stage_row("dense", model, recipe, context)]
         for number, stage in enumerate(recipe.stages, start=1):
-            model, row = apply_stage(number, stage, model, recipe, context)
-            rows.append(row)
+            context.enter(f"{number} {stage.method}", stage.to_dict())
+            before = promises(model)
+            model = stage.apply(model, context)
+            check_kept(before, model, stage.method)
+            rows.append(stage_row(stage.method, model, recipe, context))
 
-        context.enter("measure", {})
+        context.enter("measure", None)
         if fabric.is_global_zero:
             artifact.write(place.file, contents_of(model, recipe, splits), recipe.code.coder)
         fabric.barrier()
-        back = load(place.file, copy.deepcopy(dense)).to(fabric.device)
-        record = record_of(recipe, dense, back, context, rows, place.file, time.perf_counter() - started)
+        back = load(place.file, None if from_zoo(recipe) else copy.deepcopy(dense)).to(fabric.device)
+        record = record_of(recipe, dense, back, context, rows, place.file)
         if fabric.is_global_zero:
             place.save(record)
     check_gate(recipe.gate, record)
     return Outcome(back, place.file, record, folder)
-
-
-def train_dense(recipe: Recipe, model: nn.Module, context: Context) -> StageRow:
-    """Train the dense model where the recipe says so, and measure it on validation."""
-    begun = time.perf_counter()
-    context.enter("train", recipe.train.to_dict() if recipe.train else None)
-    if recipe.train:
-        context.finetune(model, recipe.train)
-    return stage_row("dense", model, recipe, context, begun)
-
-
-def apply_stage(
-    number: int, stage: Stage, model: nn.Module, recipe: Recipe, context: Context
-) -> tuple[nn.Module, StageRow]:
-    """One stage, with the promise that nothing an earlier one established is undone."""
-    begun = time.perf_counter()
-    context.enter(f"{number} {stage.method}", stage.to_dict())
-    before = promises(model)
-    model = stage.apply(model, context)
-    check_kept(before, model, stage.method)
-    return model, stage_row(stage.method, model, recipe, context, begun)
