@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tersenet import __version__, artifact
+from tersenet import artifact
 from tersenet.core.recipe import Recipe
 from tersenet.core.record import Figures, Record, StageRow, TensorRow
+from tersenet.core.version import __version__
 from tersenet.flow.context import Context
 from tersenet.flow.pack import contents_of
 from tersenet.flow.weights import counts, histogram, plain_weights
@@ -124,5 +125,6 @@ def machine(device: torch.device) -> str:
     if info.exists():
         models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
         name = models[0] if models else name
-    text = f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    text = f"{name}, {os.cpu_count()} cores, {threads} thread{'s' * (threads > 1)}"
     return f"{text}, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else text

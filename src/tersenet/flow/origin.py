@@ -7,8 +7,8 @@ import hashlib
 import torch
 from torch import nn
 
-from tersenet import __version__
 from tersenet.core.recipe import Recipe, Training, canonical_digest
+from tersenet.core.version import __version__
 from tersenet.data import Splits
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from tersenet import __version__, artifact
+from tersenet import artifact
 from tersenet.core.recipe import CodeSpec, Recipe
+from tersenet.core.version import __version__
 from tersenet.data import Splits
 from tersenet.forms import aliases, encode_model
 

@@ -43,5 +43,5 @@ def check_kept(before: dict[str, Promise], model: nn.Module, stage: str) -> None
         weight = weight_of(target)
         if promise.support is not None and bool((weight[~promise.support.to(weight.device)] != 0).any()):
             raise BrokenPromiseError(f"{stage} brought pruned weights of {target.name} back")
-        if promise.distinct is not None and int(weight.unique().numel()) > promise.distinct:
+        if promise.distinct is not None and int(torch.unique(weight).numel()) > promise.distinct:
             raise BrokenPromiseError(f"{stage} gave {target.name} more than its {promise.distinct} values")

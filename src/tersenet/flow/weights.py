@@ -16,7 +16,7 @@ def plain_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def counts(tensor: torch.Tensor) -> tuple[int, int]:
     """How many entries differ from zero, and how many values there are, zero included."""
-    return int(torch.count_nonzero(tensor)), int(tensor.unique().numel())
+    return int(torch.count_nonzero(tensor)), int(torch.unique(tensor).numel())
 
 
 def histogram(tensor: torch.Tensor, like: torch.Tensor | None = None, bins: int = 60) -> Histogram | None:

@@ -26,7 +26,8 @@ def encode_plain(tensor: torch.Tensor) -> Code:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     if flat.dtype not in _INTEGERS or not _worth_sorting(flat):
         return encode_dense(tensor)
-    bits, inverse, counts = flat.view(_INTEGERS[flat.dtype]).unique(return_inverse=True, return_counts=True)
+    patterns = flat.view(_INTEGERS[flat.dtype])
+    bits, inverse, counts = torch.unique(patterns, return_inverse=True, return_counts=True)
     values = bits.view(flat.dtype)
     zeros = int(counts[bits == 0].sum())  # of +0 only: −0 is a value like any other
     as_dense = flat.numel() * flat.itemsize
@@ -42,7 +43,7 @@ def encode_plain(tensor: torch.Tensor) -> Code:
 def _worth_sorting(flat: torch.Tensor) -> bool:
     """Whether a sample has zeros or repetitions enough for anything but dense to pay."""
     sample = flat[:: max(1, flat.numel() // SAMPLE)]
-    return bool(len(sample.unique()) < 0.9 * len(sample))
+    return bool(len(torch.unique(sample)) < 0.9 * len(sample))
 
 
 def _entropy_bits(*counts: int) -> float:
