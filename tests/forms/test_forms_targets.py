@@ -15,7 +15,7 @@ class Own(nn.Module):
         self.scale = nn.Parameter(torch.ones(6))
         self.features = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Conv2d(2, 2, 3))
         self.fc1, self.fc2 = nn.Linear(6, 5), nn.Linear(5, 3)
-        self.attention = nn.MultiheadAttention(6, 2)
+        self.attention = nn.MultiheadAttention(6, 2, add_bias_kv=True)
         self.register_buffer("table", torch.zeros(3, 3))
         self.empty = nn.Linear(0, 3)
 
@@ -49,7 +49,10 @@ USUAL = [
         (("Own",), ["position"]),
         (("fc1.bias",), ["fc1.bias"]),
         (("scale",), ["scale"]),
-        (("*",), ["position", *USUAL]),
+        (
+            ("*",),
+            ["position", *USUAL[:4], "attention.in_proj_weight", "attention.bias_k", "attention.bias_v", USUAL[5]],
+        ),
     ],
 )
 def test_patterns(targets, expected):

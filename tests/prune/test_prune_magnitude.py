@@ -13,8 +13,6 @@ import tersenet.quantize  # noqa: F401
 from tersenet.core.errors import ModelError, RecipeError
 from tersenet.core.stage import parse_stage
 from tersenet.forms import Masked, form_of, latent_of, match, weight_of
-from tersenet.prune.criteria import CRITERIA
-from tersenet.prune.masks import Masks
 
 
 def net(seed=0):
@@ -204,43 +202,6 @@ def test_splicing_ends_with_a_fixed_mask_of_the_exact_count(context, scope, sche
         assert torch.equal(latent.grad, form.mask.float())
 
 
-class Single(nn.Module):
-    """y = w·x over three inputs, of which the target needs the one that starts smallest."""
-
-    def __init__(self):
-        super().__init__()
-        self.fc = nn.Linear(3, 1, bias=False)
-        self.fc.weight.data = torch.tensor([[1.0, 0.9, 0.1]])
-
-    def forward(self, x):
-        return self.fc(x)
-
-
-@pytest.mark.parametrize("splice", [True, False])
-def test_splicing_brings_back_what_was_wrongly_pruned(toy_context, splice):
-    """Dynamic Network Surgery's point: pruned at first, the entry the target needs grows and returns."""
-    x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
-    context = toy_context((x,), 2.0 * x[:, 2:])
-    extra = {"splice": True, "frequency": 5} if splice else {}
-    training = {"steps": 200, "lr": 0.05, "optimizer": "sgd"}
-    model = prune(Single(), context, sparsity=2 / 3, finetune=training, **extra)
-    weight = model.fc.weight.detach()
-    if splice:
-        assert weight.tolist() == [[0.0, 0.0, pytest.approx(2.0, abs=1e-3)]]
-    else:
-        assert weight[0, 2] == 0 and weight[0, 1] == 0
-
-
-def test_splicing_never_gives_back_what_an_earlier_stage_pruned(toy_context):
-    x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
-    context = toy_context((x,), 2.0 * x[:, 2:])
-    model = prune(Single(), context, sparsity=1 / 3)
-    assert model.fc.weight[0, 2] == 0
-    training = {"steps": 200, "lr": 0.05, "optimizer": "sgd"}
-    prune(model, context, sparsity=2 / 3, splice=True, frequency=5, finetune=training)
-    assert model.fc.weight[0, 2] == 0 and kept(model) == {"fc.weight": 1}
-
-
 @pytest.mark.parametrize(
     "schedule", [{}, {"schedule": "gradual"}, {"splice": True}, {"schedule": "gradual", "splice": True}]
 )
@@ -297,50 +258,6 @@ def test_pruning_after_sharing_is_an_error(context):
         prune(model, context, sparsity=0.5)
 
 
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ({}, "'sparsity' is missing"),
-        ({"sparsity": 1.0}, "sparsity: must be a number greater than 0 and less than 1, not 1.0"),
-        ({"sparsity": -0.1}, "not -0.1"),
-        ({"sparsity": float("nan")}, "not nan"),
-        ({"sparsity": "much"}, "not 'much'"),
-        ({"sparsity": True}, "not True"),
-        ({"sparsity": {"fc1": 1.5}}, "sparsity: for 'fc1' it must be a number .* not 1.5"),
-        ({"sparsity": {}}, "no layer at all"),
-        ({"sparsity": {3: 0.5}}, "must be text, not 3"),
-        (
-            {"sparsity": 0.5, "criterion": "magnitud"},
-            "criterion: unknown criterion .*did you mean 'magnitude'",
-        ),
-        ({"sparsity": 0.5, "scope": "all"}, "scope: input should be 'layer', 'global' or 'std'"),
-        ({"sparsity": 0.5, "sparsty": 0.5}, "unknown key 'sparsty'; did you mean 'sparsity'"),
-        ({"scope": "std"}, "scope 'std' needs 'quality'"),
-        ({"scope": "std", "quality": 1, "sparsity": 0.5}, "in place of 'sparsity'"),
-        ({"scope": "std", "quality": 0}, "quality: must be a number greater than 0, not 0"),
-        ({"scope": "std", "quality": 1, "criterion": "random"}, "threshold on magnitude"),
-        ({"scope": "std", "quality": 1, "schedule": "gradual", "finetune": TRAINING}, "use 'iterative'"),
-        ({"sparsity": 0.5, "quality": 1}, "'quality' belongs to scope 'std'"),
-        ({"sparsity": {"0": 0.5}, "scope": "global"}, "one sparsity for all"),
-        ({"sparsity": 0.5, "schedule": "iterative", "finetune": TRAINING}, "needs 'steps'"),
-        ({"sparsity": 0.5, "schedule": "iterative", "steps": 2}, "'iterative' needs 'finetune'"),
-        ({"sparsity": 0.5, "steps": 2}, "'steps' belongs to"),
-        ({"sparsity": 0.5, "schedule": "gradual"}, "'gradual' needs 'finetune'"),
-        ({"sparsity": 0.5, "splice": True}, "'splice' needs 'finetune'"),
-        ({"sparsity": 0.5, "splice": True, "finetune": TRAINING, "criterion": "random"}, "needs criterion"),
-        ({"sparsity": 0.5, "frequency": 3}, "'frequency' belong to"),
-        ({"sparsity": 0.5, "margin": 0.3}, "'margin' belongs to 'splice'"),
-        ({"sparsity": 0.5, "schedule": "gradual", "begin": 0.9, "finetune": TRAINING}, "less than 'end'"),
-        ({"sparsity": 0.5, "schedule": "gradual", "rescale_dropout": True, "finetune": TRAINING}, "rescale_dropout"),
-        ({"sparsity": 0.5, "finetune": {"step": 3}}, r"finetune: unknown key|finetune.step"),
-    ],
-)
-def test_contradictions_are_told_when_the_recipe_is_read(options, sentence):
-    with pytest.raises(RecipeError, match=sentence) as caught:
-        parse_stage({"method": "prune.magnitude", **options}, ("stages", 0))
-    assert str(caught.value).startswith("stages[0]") and "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize("options", [{}, {"schedule": "gradual", "frequency": 2}, {"splice": True, "frequency": 2}])
 def test_nothing_of_a_pruned_weight_is_left_behind(context, options):
     """Adam's momentum moves pruned latents on; they would count in an L1 penalty or come back with another form."""
@@ -353,22 +270,3 @@ def test_a_run_that_calls_nothing_back_still_reaches_its_sparsity(context):
     context.finetune = lambda model, training, on_step=None: None
     model = prune(net(), context, sparsity=0.8, schedule="gradual", finetune=TRAINING)
     assert kept(model) == {"0.weight": 12, "2.weight": 8}
-
-
-def test_a_pruned_weight_must_clear_the_margin_to_come_back():
-    """Dynamic Network Surgery, eq. 3: below a pruned, above b kept, between them as before."""
-    layer = nn.Linear(4, 1, bias=False)
-    layer.weight.data = torch.tensor([[1.0, 0.9, 0.5, 0.1]])
-    masks = Masks(match(layer), CRITERIA["magnitude"], lambda name: torch.Generator(), print, margin=0.1)
-    masks.update({"weight": 2})
-    masks.open()
-    latent, form = latent_of(match(layer)[0]).data, form_of(match(layer)[0])
-    latent[0, 2] = 0.95  # among the two largest, whose lower one, a, is itself: b = 1.045
-    masks.update({"weight": 2}, splicing=True)
-    assert form.mask.tolist() == [[True, False, False, False]]
-    latent[0, 2] = 1.2  # now a = 1.0 and b = 1.1
-    masks.update({"weight": 2}, splicing=True)
-    assert form.mask.tolist() == [[True, False, True, False]]
-    latent[0, 0] = 0.97  # between a and b, and kept: it stays
-    masks.update({"weight": 2}, splicing=True)
-    assert form.mask.tolist() == [[True, False, True, False]]

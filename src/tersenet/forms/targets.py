@@ -154,7 +154,8 @@ def _union(known: Sequence[Target], patterns: Sequence[str]) -> list[Target]:
 
 
 def _default(target: Target) -> bool:
-    return not target.vector and any(isinstance(slot.module, DEFAULT) for slot in target.slots)
+    usual = any(isinstance(slot.module, DEFAULT) for slot in target.slots)
+    return usual and not target.vector and not target.attribute.startswith("bias")  # bias_k of attention: 1 × 1 × n
 
 
 def _hint(pattern: str, known: Sequence[Target]) -> str:
