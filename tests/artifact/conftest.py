@@ -12,7 +12,7 @@ from tersenet.artifact import Contents
 from tersenet.core.code import Code, Symbols
 
 RECIPE: dict[str, Any] = {
-    "data": {"path": "mnist", "validation": 5000, "augment": {"shift": 1}},
+    "data": {"path": "mnist", "validation": 5000.0, "augment": {"shift": 1}},
     "train": {"epochs": 30, "lr": 0.002, "l2": 0.0003},
     "stages": [
         {
@@ -35,9 +35,9 @@ def lenet5() -> Contents:
     rng = np.random.default_rng(0)
     tensors: dict[str, Code] = {}
     for layer, shape, codes, density in LENET5:
-        tensors[f"{layer}.weight"] = shared(rng, shape, codes, density)
         bias = rng.normal(0, 0.05, shape[0]).astype(np.float16)
         tensors[f"{layer}.bias"] = Code("dense", (shape[0],), {}, {"values": bias})
+        tensors[f"{layer}.weight"] = shared(rng, shape, codes, density)
     versions = {"tersenet": "0.1.0", "torch": "2.13.0"}
     return Contents(tensors, {}, {"name": "lenet5"}, RECIPE, versions, "mnist", "90d4a1e6c7f2b3a4", 2)
 

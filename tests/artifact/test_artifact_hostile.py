@@ -114,6 +114,7 @@ def test_bytes_added_or_doubled(small: Contents) -> None:
         (MAGIC + b"\x01\x03abc", "digest does not match"),
         (MAGIC + b"\x01" + varint(2**62), "truncated"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "file",
 )
 def test_what_is_no_file_of_this_version(data: bytes, words: str) -> None:
     assert words in refusal(data)
@@ -181,6 +182,7 @@ def test_what_is_no_file_of_this_version(data: bytes, words: str) -> None:
         (seal(b""), "the length of the text part"),
         (seal(varint(len(deflate(b"[]"))) + deflate(b"[]")), "text part"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "file",
 )
 def test_wrong_contents_under_a_right_digest(data: bytes, words: str) -> None:
     with little_memory_and_time():

@@ -69,7 +69,7 @@ def any_contents(draw: st.DrawFn) -> Contents:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(contents=any_contents(), coder=st.sampled_from(["auto", "ans", "raw"]))
 def test_any_contents_come_back(same: Same, contents: Contents, coder: str) -> None:
     data, ledger = artifact.to_bytes(contents, coder)
