@@ -185,3 +185,13 @@ def test_outputs_that_models_return() -> None:
         assert output_of(result) is logits
     with pytest.raises(ModelError, match="returns str"):
         output_of("x")
+
+
+def test_convolutions_are_left_in_the_layout_they_had() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = Points(torch.randn(20, 3, 6, 6, generator=generator), torch.randn(20, 2, generator=generator))
+    for layout in (torch.contiguous_format, torch.channels_last):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)).to(memory_format=layout)
+        fit(model, images, PLAN, fabric(), seed=1)
+        assert model[0].weight.is_contiguous(memory_format=layout)
+        assert model[0].weight.is_contiguous() == (layout is torch.contiguous_format)

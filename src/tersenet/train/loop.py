@@ -67,7 +67,7 @@ def fit(
     steps = training.steps if training.steps is not None else (training.epochs or 0) * per_epoch
     epochs = math.ceil(steps / per_epoch)
     flags = {module: module.training for module in model.modules()}
-    model.to(fabric.device)
+    layout = to_channels_last(model.to(fabric.device))
     optimizer = optimizer_for(model, training)
     logs, first = _resume(model, optimizer, slot)
     if first < epochs or epochs == 0:
@@ -89,6 +89,7 @@ def fit(
                 _save(fabric, slot, model, optimizer, logs)
     for module, flag in flags.items():
         module.training = flag
+    model.to(memory_format=layout)
     return logs
 
 
@@ -143,6 +144,17 @@ class _Loop:
             self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=self.training.clip_norm)
         self.optimizer.step()
         return loss.detach()
+
+
+def to_channels_last(model: nn.Module) -> torch.memory_format:
+    """Lay out the weights of two-dimensional convolutions channels last, in which they train up to three times as fast
+    on CPU and GPU; returns the layout they had."""
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    if not convolutions:
+        return torch.preserve_format
+    before = all(c.weight.is_contiguous() for c in convolutions)
+    model.to(memory_format=torch.channels_last)
+    return torch.contiguous_format if before else torch.channels_last
 
 
 class Clock:
