@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -145,3 +146,16 @@ def test_numbers_are_read_as_yaml_1_2_reads_them() -> None:
     recipe = parse_recipe("train: {epochs: 1, lr: 5e-4}")
     assert recipe.train is not None
     assert math.isclose(recipe.train.lr, 5e-4)
+
+
+def test_where_the_data_lies_is_neither_in_the_digest_nor_in_what_is_stored(tmp_path: Path) -> None:
+    digests = set()
+    for place in ("here", "there"):
+        folder = tmp_path / place / "mnist"
+        folder.mkdir(parents=True)
+        recipe = parse_recipe(GOOD, overrides=[f"data.path={folder}"])
+        assert recipe.portable()["data"]["path"] == "mnist"
+        assert recipe.to_dict()["data"]["path"] == str(folder)
+        digests.add(recipe.digest())
+    assert len(digests) == 1
+    assert parse_recipe(GOOD, overrides=["data.path=mnist"]).digest() in digests

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue, SerializeAsAny, model_validator
@@ -151,9 +152,21 @@ class Recipe(Config):
             plain["stages"] = [stage.to_dict() for stage in self.stages]
         return plain
 
+    def portable(self) -> dict[str, Any]:
+        """The same without what holds on this machine only: of a local data path, the last folder's name stays."""
+        plain = self.to_dict()
+        if "path" in plain.get("data", {}):
+            plain["data"]["path"] = local_name(plain["data"]["path"])
+        return plain
+
     def digest(self) -> str:
-        """Twelve hexadecimal digits that change with anything that is not a default."""
-        return canonical_digest(self.to_dict())
+        """Twelve hexadecimal digits that change with anything that is not a default, alike on every machine."""
+        return canonical_digest(self.portable())
+
+
+def local_name(path: str) -> str:
+    """The last part of a path that exists here; anything else (a hub id, 'digits') as it is."""
+    return Path(path).expanduser().resolve().name if Path(path).expanduser().exists() else path
 
 
 def canonical_digest(value: Any) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tersenet import artifact
-from tersenet.core.recipe import Recipe
+from tersenet.core.recipe import Recipe, local_name
 from tersenet.core.record import Figures, Record, StageRow, TensorRow
 from tersenet.core.version import __version__
 from tersenet.flow.context import Context
@@ -51,7 +51,7 @@ def record_of(
         recipe_hash=recipe.digest(),
         file=file.name,
         file_digest=hashlib.sha256(file.read_bytes()).hexdigest()[:16],
-        data=context.splits.name,
+        data=local_name(context.splits.name),
         data_digest=context.splits.digest,
         seed=recipe.seed,
         machine=machine(context.fabric.device),

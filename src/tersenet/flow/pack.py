@@ -3,43 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from tersenet import artifact
-from tersenet.core.recipe import CodeSpec, Recipe
+from tersenet.core.recipe import CodeSpec, Recipe, local_name
 from tersenet.core.version import __version__
 from tersenet.data import Splits
 from tersenet.forms import aliases, encode_model
 
 
 def contents_of(model: nn.Module, recipe: Recipe, splits: Splits | None) -> artifact.Contents:
-    """Everything that goes into the file. Nothing in it tells where on this machine the data lay."""
+    """Everything that goes into the file. Nothing in it tells where on this machine the data lay; the model is stated
+    apart from the recipe, and so left out there."""
+    plain = {key: value for key, value in recipe.portable().items() if key != "model"}
     return artifact.Contents(
         tensors=encode_model(model, recipe.code.small_tensors),
         aliases=aliases(model),
         model=recipe.model.to_dict() if recipe.model else None,
-        recipe=portable(recipe),
+        recipe=plain,
         versions={"tersenet": __version__, "torch": str(torch.__version__).split("+")[0]},
-        data=splits.name if splits else "",
+        data=local_name(splits.name) if splits else "",
         data_digest=splits.digest if splits else "",
         seed=recipe.seed,
     )
-
-
-def portable(recipe: Recipe) -> dict[str, Any]:
-    """The recipe without what holds on this machine only: of a local path, the last folder's name stays.
-
-    The model is left out, since the file states it apart.
-    """
-    plain = recipe.to_dict()
-    plain.pop("model", None)
-    path = plain.get("data", {}).get("path")
-    if path and Path(path).exists():
-        plain["data"]["path"] = Path(path).resolve().name
-    return plain
 
 
 def save(model: nn.Module, path: str | Path, *, coder: str = "auto", small_tensors: str = "float16") -> artifact.Ledger:
