@@ -34,12 +34,13 @@ def test_buffers_that_change_even_in_evaluation_are_put_back():
             self.register_buffer("calls", torch.zeros(()))
 
         def forward(self, x):
+            assert not self.training
             self.calls += 1
             return x.flatten(1) + torch.rand(())
 
-    net = Counting()
+    net, random = Counting(), torch.get_rng_state()
     check_fits(net, as_splits((X, Y)))
-    assert int(net.calls) == 0
+    assert int(net.calls) == 0 and torch.equal(torch.get_rng_state(), random)
 
 
 @pytest.mark.parametrize(

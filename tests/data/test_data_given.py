@@ -75,6 +75,8 @@ def test_tensors_without_specification_are_taken_as_they_are():
     tokens = torch.randint(0, 9, (30, 4))
     assert torch.equal(rows(as_splits((tokens, Y), DataSpec(path="x")).train), tokens[:27])  # numbers of words stay
     assert as_splits((X, X)).classes is None
+    halves = as_splits((X.bfloat16().requires_grad_(), Y), DataSpec(path="x")).train.example().inputs[0]
+    assert halves.dtype == torch.bfloat16 and not halves.requires_grad
 
 
 def test_several_inputs_reach_the_model_in_order():
@@ -112,7 +114,7 @@ def test_every_usual_form_of_a_batch(item, inputs, target):
     "make",
     [
         lambda: DataLoader(Rows(noise=True), batch_size=7, shuffle=True),
-        lambda: DataLoader(Rows(noise=True), batch_size=7, shuffle=True, generator=torch.Generator().manual_seed(9)),
+        lambda: DataLoader(Rows(), batch_size=7, shuffle=True, generator=torch.Generator().manual_seed(9)),
         lambda: DataLoader(Rows(), batch_size=7, shuffle=True, num_workers=1),
     ],
 )
@@ -124,6 +126,12 @@ def test_a_loader_keeps_its_batch_size_and_its_order_follows_from_the_seed(make)
     assert torch.equal(one, again) and not torch.equal(one, other)
     fresh = as_splits({"train": make(), "validation": make()})
     assert torch.equal(rows(fresh.train, seed=2), other)  # what was drawn before does not matter: so a run can resume
+
+
+def test_numbers_drawn_in_a_pass_do_not_repeat_themselves():
+    loader = DataLoader(Rows(noise=True), batch_size=1)
+    drawn = rows(as_splits({"train": loader, "validation": loader}).train, seed=1)[:, 0] - X[:, 0]
+    assert len(set(drawn.tolist())) == 30
 
 
 def test_nothing_is_drawn_from_the_callers_generators():

@@ -147,6 +147,7 @@ def test_inference_mode_inside_hides_nothing():
 
     macs = count_macs(Inside(), torch.randn(2, 1, 7))
     assert macs.layers == {"layer": 2 * 35, "conv": 2 * 2 * 3 * 3, "": 2 * 2 * 3 * 4}
+    assert macs.unknown == {}
 
 
 def test_nothing_is_printed(recwarn):

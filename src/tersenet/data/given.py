@@ -99,7 +99,7 @@ def _part(value: Any, where: str, spec: DataSpec) -> Decoded | Source:
 
 def _decoded(arrays: Iterable[Any], where: str) -> Decoded:
     """Tensors (x, …, y), all of one length; a single one is an input without target."""
-    tensors = [as_tensor(array, where) for array in arrays]
+    tensors = [as_tensor(array, where).detach().cpu() for array in arrays]
     lengths = [len(tensor) if tensor.ndim else 0 for tensor in tensors]
     if len(set(lengths)) > 1:
         raise DataError(f"{where}: tensors have different lengths: {', '.join(map(str, lengths))}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from tersenet.core.recipe import Augment
@@ -40,17 +41,16 @@ def statistics(chunks: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tens
 
     A channel that never changes gets deviation 1, so that it becomes zero and not NaN.
     """
-    count, shift = 0, torch.zeros(1, dtype=torch.float64)
-    total = square = torch.zeros(1, dtype=torch.float64)
-    for chunk in chunks:
-        axes = [axis for axis in range(chunk.ndim) if axis != 1]
-        exact = chunk.double()
+    count, shift, total, square = 0, np.zeros(1), np.zeros(1), np.zeros(1)
+    for chunk in chunks:  # with NumPy, on one thread, so that the sums do not depend on how many threads there are
+        numbers = chunk.movedim(1, 0).flatten(1)  # [C, numbers]
+        exact = (numbers.float() if chunk.dtype == torch.bfloat16 else numbers).numpy().astype(np.float64)
         if count == 0:  # squares of numbers far from zero would swallow the deviation; whole, so that bytes stay exact
-            shift = exact.mean(axes).round()
-        exact = exact - shift.view(-1, *[1] * (chunk.ndim - 2))
-        count += chunk.numel() // chunk.shape[1]
-        total, square = total + exact.sum(axes), square + exact.square().sum(axes)
+            shift = exact.mean(1).round()
+        exact -= shift[:, None]
+        count += exact.shape[1]
+        total, square = total + exact.sum(1), square + np.einsum("cn,cn->c", exact, exact)
     mean = total / count
-    variance = square / count - mean.square()
-    constant = variance <= 1e-12 * square / count
-    return mean + shift, torch.where(constant, 1.0, variance.clamp_min(0).sqrt())
+    variance = np.maximum(square / count - mean * mean, 0)
+    deviation = np.where(variance <= 1e-12 * square / count, 1, np.sqrt(variance))
+    return torch.from_numpy(mean + shift), torch.from_numpy(deviation)
