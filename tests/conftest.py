@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads must not spin on a busy machine
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch: threads must not spin for long on a busy machine
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -195,3 +195,14 @@ def test_convolutions_are_left_in_the_layout_they_had() -> None:
         fit(model, images, PLAN, fabric(), seed=1)
         assert model[0].weight.is_contiguous(memory_format=layout)
         assert model[0].weight.is_contiguous() == (layout is torch.contiguous_format)
+
+
+def test_an_objective_of_the_users_own_is_found_by_name() -> None:
+    from tersenet.core.errors import RecipeError
+    from tersenet.train.objectives import objective_for
+
+    own = objective_for(Training(epochs=1, objective="torch.nn.functional:l1_loss"))
+    assert float(own(torch.tensor([1.0]), torch.tensor([3.0]))) == 2.0
+    for wrong, words in (("hinge", "unknown objective 'hinge'"), ("nowhere:f", "no module"), ("math:sine", "'sin'")):
+        with pytest.raises(RecipeError, match=words):
+            objective_for(Training(epochs=1, objective=wrong))

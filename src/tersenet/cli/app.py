@@ -54,9 +54,9 @@ USERS_OWN = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT,
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Exit codes: 0 done, 2 the user's input is wrong, 3 the gate failed, 130 interrupted, 1 a bug."""
-    # Threads that wait must sleep, not spin: where other programs share the cores, spinning makes small nets many
-    # times slower. Read when torch is first imported, which happens inside the commands.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that wait must soon sleep: where other programs share the cores, spinning makes small nets many times
+    # slower. Read when torch is first imported, which happens inside the commands.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         app(arguments, standalone_mode=True)
     except SystemExit as end:

@@ -18,7 +18,7 @@ def call_factory(factory: str, kwargs: Mapping[str, Any], error: type[TersenetEr
 
     Raises `error` if the module or the function is missing, or if either raises.
     """
-    function = _find(factory, error)
+    function = find(factory, error)
     try:
         with _current_directory_importable():
             return function(**kwargs)
@@ -34,7 +34,8 @@ def reason(failure: BaseException) -> str:
     return f"{type(failure).__name__}: {lines[0].strip()}" if lines else type(failure).__name__
 
 
-def _find(factory: str, error: type[TersenetError]) -> Callable[..., Any]:
+def find(factory: str, error: type[TersenetError]) -> Callable[..., Any]:
+    """The function that `package.module:function` names (the current directory counts); raises `error` if none."""
     module_name, _, attributes = factory.partition(":")
     try:
         with _current_directory_importable():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -109,6 +110,7 @@ def fabric_for(runtime: Runtime) -> Fabric:
     """Device, precision and processes as the recipe says; several processes run distributed data parallel."""
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its notices are no news to who wrote the recipe
     many = runtime.devices * runtime.nodes > 1
     fabric = Fabric(
         accelerator=runtime.accelerator,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from tersenet.core.errors import ModelError, RecipeError
+from tersenet.core.factory import find
 from tersenet.core.recipe import Training
 from tersenet.core.registry import Registry
 
@@ -50,12 +50,7 @@ def objective_for(training: Training) -> Objective:
     name = training.objective
     if ":" not in name:
         return OBJECTIVES[name](training)
-    module, _, function = name.partition(":")
-    try:
-        loss: Objective = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise RecipeError(f"objective '{name}' cannot be imported: {error}") from None
-    return loss
+    return find(name, RecipeError)
 
 
 def output_of(result: Any) -> torch.Tensor:
