@@ -13,7 +13,7 @@ from tersenet.data import as_splits
 from tersenet.flow.load import load
 from tersenet.flow.pack import save
 from tersenet.flow.prepare import register_methods, run_folder
-from tersenet.flow.progress import Progress
+from tersenet.flow.progress import Progress, first_process
 from tersenet.flow.run import Outcome, run
 from tersenet.report import write_page
 
@@ -43,5 +43,6 @@ def compress(
     recipe = Recipe.parse(recipe).model_copy(update={"model": None})
     folder = Path(out) if out is not None else run_folder(recipe, type(model).__name__.lower())
     outcome = run(recipe, model, as_splits(data, recipe.data), folder, resume=resume, progress=progress)
-    write_page([outcome.record], folder / "report.html")
+    if first_process():
+        write_page([outcome.record], folder / "report.html")
     return outcome

@@ -142,7 +142,7 @@ def test_full_disk(tmp_path: Path) -> None:
     script = """
         import os, sys
         from pathlib import Path
-        from tersenet.artifact.storage import replace_file
+        from tersenet.core.disk import replace_file
         from tersenet.core.errors import ArtifactError
         path = Path(sys.argv[1]) / "model.terse"
         replace_file(path, b"old")
@@ -166,7 +166,7 @@ def test_full_disk(tmp_path: Path) -> None:
 KILLED = """
     import os, signal, sys
     from pathlib import Path
-    from tersenet.artifact.storage import replace_file
+    from tersenet.core.disk import replace_file
     path, moment = Path(sys.argv[1]), int(sys.argv[2])
     calls = 0
     def die(sync):

@@ -85,7 +85,9 @@ def images(folder: Path, size: int = 8, classes: tuple[str, ...] = ("a", "b"), e
         for label in classes:
             (folder / split / label).mkdir(parents=True, exist_ok=True)
             for number in range(each):
-                Image.fromarray(np.full((size, size), 16 * number, np.uint8)).save(folder / split / label / f"{number}.png")
+                Image.fromarray(np.full((size, size), 16 * number, np.uint8)).save(
+                    folder / split / label / f"{number}.png"
+                )
     return folder
 
 

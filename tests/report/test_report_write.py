@@ -27,7 +27,7 @@ def test_write_page_keeps_the_old_page_when_it_fails(record, tmp_path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(TersenetError, match=r"report\.html: the report cannot be written: No space left on device"):
+    with pytest.raises(TersenetError, match=r"report\.html: cannot be written: no space left on the disk"):
         write_page([record], path)
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]

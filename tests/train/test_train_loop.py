@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from tersenet.core.errors import ModelError
+from tersenet.core.errors import ModelError, TersenetError
 from tersenet.core.recipe import Training
 from tersenet.data.source import Batch
 from tersenet.train.checkpoint import CheckpointStore, Slot
@@ -149,13 +150,15 @@ def test_a_damaged_checkpoint_costs_a_repetition_only(tmp_path: Path) -> None:
     assert torch.equal(first[0].weight, second[0].weight)
 
 
-def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slot = Slot(tmp_path / "a.ckpt")
     slot.save({"n": 1})
-    monkeypatch.setattr(
-        torch, "save", lambda state, file: (file.write(b"half"), (_ for _ in ()).throw(OSError(28, "full")))[1]
-    )
-    with pytest.raises(OSError, match="full"):
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(TersenetError, match=r"a\.ckpt: cannot be written: no space left on the disk"):
         slot.save({"n": 2})
     assert slot.load() == {"n": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]

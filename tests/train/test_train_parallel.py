@@ -1,4 +1,4 @@
-"""Two processes with distributed data parallel: the same result on both, and what one process gives with both batches."""
+"""Two processes with distributed data parallel: the same on both, and what one process gives with both batches."""
 
 from __future__ import annotations
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import secrets
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +11,7 @@ from tersenet.artifact.contents import Contents
 from tersenet.artifact.document import ledger_of, read_bytes, to_bytes
 from tersenet.artifact.entry import DEFAULT_MAX_BYTES
 from tersenet.artifact.ledger import Ledger
+from tersenet.core.disk import replace_file, why
 from tersenet.core.errors import ArtifactError
 
 T = TypeVar("T")
@@ -26,7 +24,7 @@ def write(path: str | Path, contents: Contents, coder: str = "auto") -> Ledger:
     Raises ArtifactError if the format cannot hold `contents` or the disk refuses; what stood at `path` then still does.
     """
     data, ledger = _named(path, lambda: to_bytes(contents, coder))
-    replace_file(Path(path), data)
+    replace_file(Path(path), data, ArtifactError)
     return ledger
 
 
@@ -44,45 +42,6 @@ def inspect(path: str | Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Ledger:
     return _named(path, lambda: ledger_of(_load(Path(path), max_bytes), max_bytes=max_bytes))
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Put `data` at `path`: beside it first, synced, then renamed over it. Raises ArtifactError if that fails."""
-    try:
-        target = Path(os.path.realpath(path))  # of a link, what it points to
-        if target.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        beside = target.with_name(f".{secrets.token_hex(6)}.terse-part")
-        try:
-            _write_synced(beside, data)
-            beside.replace(target)
-        finally:
-            beside.unlink(missing_ok=True)
-        _sync_folder(target.parent)
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: cannot be written: {_reason(error)}") from None
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename last. Systems that cannot sync a folder (Windows, some network drives) are left alone."""
-    try:
-        place = os.open(folder, os.O_RDONLY)
-    except PermissionError:
-        return
-    try:
-        os.fsync(place)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
-            raise
-    finally:
-        os.close(place)
-
-
 def _load(path: Path, max_bytes: int) -> bytes:
     try:
         status = path.stat()  # before open, which would wait for ever at a pipe
@@ -95,7 +54,7 @@ def _load(path: Path, max_bytes: int) -> bytes:
         with path.open("rb") as file:
             return file.read(status.st_size)
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"cannot be read: {_reason(error)}") from None
+        raise ArtifactError(f"cannot be read: {why(error)}") from None
 
 
 def _named(path: str | Path, action: Callable[[], T]) -> T:
@@ -106,17 +65,3 @@ def _named(path: str | Path, action: Callable[[], T]) -> T:
         raise ArtifactError(f"{path}: {error}") from None
     except MemoryError:
         raise ArtifactError(f"{path}: needs more memory than there is") from None
-
-
-def _reason(error: OSError | ValueError) -> str:
-    known = {
-        errno.ENOENT: "no such file or folder",
-        errno.EACCES: "no permission",
-        errno.EPERM: "no permission",
-        errno.ENOSPC: "no space left on the disk",
-        errno.EDQUOT: "no space left in the disk quota",
-        errno.EISDIR: "it is a folder",
-        errno.EROFS: "the disk is read-only",
-    }
-    number = getattr(error, "errno", None)
-    return known.get(number or 0) or getattr(error, "strerror", None) or str(error)

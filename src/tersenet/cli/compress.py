@@ -24,7 +24,7 @@ def command(
     from tersenet.core.errors import GateError
     from tersenet.core.load import blaming, load_recipe
     from tersenet.flow.prepare import prepare, register_methods, run_folder
-    from tersenet.flow.progress import Quiet, on_stderr
+    from tersenet.flow.progress import Quiet, first_process, on_stderr
     from tersenet.flow.run import run
     from tersenet.report import load_record, print_summary, write_page
 
@@ -41,6 +41,8 @@ def command(
         failed = error
     finally:
         progress.close()
+    if not first_process():
+        return
     record = load_record(folder)
     write_page([record], folder / "report.html")
     if json:

@@ -7,13 +7,13 @@ import io
 from pathlib import Path
 from typing import Any
 
+from tersenet.core.disk import replace_file
 from tersenet.core.errors import RecipeError
 from tersenet.core.load import load_recipe
 from tersenet.core.recipe import Recipe
 from tersenet.core.record import Record
 from tersenet.experiments.page import page_of
 from tersenet.experiments.table import TABLES, Row, Table, matching
-from tersenet.flow.files import write_text
 from tersenet.flow.prepare import prepare, register_methods
 from tersenet.flow.progress import Progress
 from tersenet.flow.run import run
@@ -43,10 +43,10 @@ def reproduce(name: str, data: Path | None, out: Path, only: str | None, progres
             once(table, row, seed, data, out, progress)
     rows = [line(row, record) for row in table.rows for record in finished(table, row, data, out)]
     RESULTS.mkdir(exist_ok=True)
-    write_text(RESULTS / f"{name}.csv", as_csv(rows))
+    replace_file(RESULTS / f"{name}.csv", as_csv(rows).encode())
     docs = Path("docs/results")
     docs.mkdir(parents=True, exist_ok=True)
-    write_text(docs / f"{name}.md", page_of(name, table, rows))
+    replace_file(docs / f"{name}.md", page_of(name, table, rows).encode())
     return rows
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
 import yaml
 
+from tersenet.core.disk import replace_file, why
 from tersenet.core.errors import RecipeError
 from tersenet.core.recipe import Recipe
 from tersenet.core.record import Record
@@ -35,7 +35,7 @@ class RunFolder:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = (self.folder / ".lock").open("w")
         except OSError as error:
-            raise RecipeError(f"--out {self.folder}: cannot be written: {error.strerror}") from None
+            raise RecipeError(f"--out {self.folder}: cannot be written: {why(error)}") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -44,7 +44,7 @@ class RunFolder:
         if not self.resume:
             for old in self.checkpoints.glob("*.ckpt"):
                 old.unlink()
-        write_text(self.folder / "recipe.yaml", yaml.safe_dump(self.recipe.to_dict(), sort_keys=False))
+        replace_file(self.folder / "recipe.yaml", yaml.safe_dump(self.recipe.to_dict(), sort_keys=False).encode())
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -53,17 +53,4 @@ class RunFolder:
             (self.folder / ".lock").unlink(missing_ok=True)
 
     def save(self, record: Record) -> None:
-        write_text(self.folder / "record.json", record.model_dump_json(indent=1))
-
-
-def write_text(path: Path, text: str) -> None:
-    """The old file or the new one, never half of it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+        replace_file(self.folder / "record.json", record.model_dump_json(indent=1).encode())

@@ -62,7 +62,7 @@ def plan(recipe: Recipe, model: nn.Module, inputs: tuple[torch.Tensor, ...] | No
 
     Trained weights have heavy tails, which is what pruning lives on, so each weight is drawn from a Laplace
     distribution with its own deviation; the real stages and the real coder then run on them. How near this comes
-    to a trained net depends on the net; tests hold it to a factor of 1.25 on LeNet-300-100.
+    to a trained net depends on the net; a test holds it to a factor of 1.25 on digits.
     """
     check_order(recipe.stages, model)
     model = copy.deepcopy(model)

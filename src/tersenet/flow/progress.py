@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Any, Protocol
@@ -96,5 +97,12 @@ def describe(log: EpochLog) -> str:
     return "  ".join(parts)
 
 
+def first_process() -> bool:
+    """Whether this is the process that speaks and writes, when several train together."""
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK"))
+
+
 def on_stderr() -> Progress:
+    if not first_process():
+        return Quiet()
     return Bars() if sys.stderr.isatty() else Lines()

@@ -61,6 +61,7 @@ def run(
     check_fits(model, splits)
     fabric = fabric_for(recipe.runtime)
     with RunFolder(folder, recipe, resume, fabric.is_global_zero) as place:
+        fabric.barrier()  # the first process may have cleared old checkpoints
         store = CheckpointStore(checkpoints or place.checkpoints)
         key = first_key(recipe, model, splits)
         context = Context(splits, fabric, recipe.seed, store, key, loss_of(recipe), progress or Quiet())

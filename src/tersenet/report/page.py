@@ -6,7 +6,6 @@ The page's text lives in `page.html` (the frame), `runs.html` (the comparison), 
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from tersenet.core.disk import replace_file, why
 from tersenet.core.errors import TersenetError
 from tersenet.core.record import Record
 from tersenet.report import text
@@ -89,22 +89,10 @@ def write_page(records: Sequence[Record], path: str | Path) -> Path:
     content = render(records).encode("utf-8", errors="replace")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, content)
     except OSError as error:
-        raise TersenetError(f"{path}: the report cannot be written: {error.strerror or error}") from None
+        raise TersenetError(f"{path}: cannot be written: {why(error)}") from None
+    replace_file(path, content)
     return path
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _run(number: int, record: Record) -> RunView:

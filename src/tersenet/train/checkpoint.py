@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import io
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from tersenet.core.disk import replace_file
 
 
 class Slot:
@@ -19,16 +21,10 @@ class Slot:
     def save(self, state: dict[str, Any]) -> None:
         if self.path is None:
             return
+        data = io.BytesIO()
+        torch.save(state, data)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        try:
-            with beside.open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(self.path)
-        finally:
-            beside.unlink(missing_ok=True)
+        replace_file(self.path, data.getvalue())
 
     def load(self) -> dict[str, Any] | None:
         """The state saved last, or None where there is none that can be read."""

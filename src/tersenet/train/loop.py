@@ -89,7 +89,7 @@ def fit(
                 _save(fabric, slot, model, optimizer, logs)
     for module, flag in flags.items():
         module.training = flag
-    model.to(memory_format=layout)
+    model.to(memory_format=layout)  # type: ignore[call-overload]  # missing in torch's stubs
     return logs
 
 
@@ -160,7 +160,7 @@ def to_channels_last(model: nn.Module) -> torch.memory_format:
     if not convolutions:
         return torch.preserve_format
     before = all(c.weight.is_contiguous() for c in convolutions)
-    model.to(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return torch.contiguous_format if before else torch.channels_last
 
 
