@@ -37,3 +37,5 @@ def command(
     print(f"  loss  {scores['loss']:.4f}")
     if scores["error"] is not None:
         print(f"  error {100 * scores['error']:.2f} %")
+    if not scores["same_data_as_trained_on"]:
+        print("  (not the data that the file was made with: its digest differs)")
