@@ -18,7 +18,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line sets it
 import torch
 from torch import nn
 
-from tersenet.core.recipe import ModelSpec, Runtime, Training
+from tersenet.core.recipe import ModelSpec, Runtime
+from tersenet.core.training import Training
 from tersenet.data import as_splits
 from tersenet.flow.context import fabric_for
 from tersenet.models import build

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from tersenet.core.recipe import Training
 from tersenet.core.seeds import generator
+from tersenet.core.training import Training
 
 
 @dataclass

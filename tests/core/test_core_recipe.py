@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from tersenet.core.errors import RecipeError
 from tersenet.core.load import load_recipe, parse_recipe, with_overrides
-from tersenet.core.recipe import ModelSpec, Recipe, Training
+from tersenet.core.recipe import ModelSpec, Recipe
 from tersenet.core.stage import STAGES
+from tersenet.core.training import Training
 from tersenet.flow.prepare import register_methods
 
 register_methods()

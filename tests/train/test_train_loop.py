@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from tersenet.core.errors import ModelError, TersenetError
-from tersenet.core.recipe import Training
+from tersenet.core.training import Training
 from tersenet.data.source import Batch
 from tersenet.train.checkpoint import CheckpointStore, Slot
 from tersenet.train.loop import EpochLog, fit

@@ -14,7 +14,7 @@ SCRIPT = """
 import sys, torch
 from lightning_fabric import Fabric
 from torch import nn
-from tersenet.core.recipe import Training
+from tersenet.core.training import Training
 from tersenet.data import as_splits
 from tersenet.train.loop import fit
 

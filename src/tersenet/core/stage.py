@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from tersenet.core.recipe import Training
+    from tersenet.core.training import Training
 
 
 class Phase(IntEnum):

@@ -12,9 +12,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from tersenet.core.recipe import Runtime, Training, canonical_digest
+from tersenet.core.recipe import Runtime, canonical_digest
 from tersenet.core.record import Epoch
 from tersenet.core.seeds import derive, generator
+from tersenet.core.training import Training
 from tersenet.data import Splits
 from tersenet.flow.progress import Progress, Quiet
 from tersenet.measure.accuracy import evaluate

@@ -38,6 +38,6 @@ def _type_name(annotation: Any) -> str:
     text = (
         annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
     )
-    for noise in ("typing.", "tersenet.core.recipe.", "NoneType"):
+    for noise in ("typing.", "tersenet.core.training.", "NoneType"):
         text = text.replace(noise, "" if noise != "NoneType" else "None")
     return text

@@ -7,7 +7,8 @@ import hashlib
 import torch
 from torch import nn
 
-from tersenet.core.recipe import Recipe, Training, canonical_digest
+from tersenet.core.recipe import Recipe, canonical_digest
+from tersenet.core.training import Training
 from tersenet.core.version import __version__
 from tersenet.data import Splits
 

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from tersenet import artifact
-from tersenet.core.recipe import Recipe, Training
+from tersenet.core.recipe import Recipe
 from tersenet.core.seeds import generator
+from tersenet.core.training import Training
 from tersenet.flow.pack import contents_of
 from tersenet.forms import check_order, match, plain_state
 from tersenet.measure.macs import count_macs, nonzero_macs

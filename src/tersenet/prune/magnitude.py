@@ -9,9 +9,9 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
-from tersenet.core.recipe import Training
 from tersenet.core.registry import nearest
 from tersenet.core.stage import Phase, RunContext, Stage, register_stage
+from tersenet.core.training import Training
 from tersenet.forms import Target, match, per_target
 from tersenet.forms.options import one_or_per_layer
 from tersenet.prune.criteria import CRITERIA

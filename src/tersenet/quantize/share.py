@@ -11,8 +11,8 @@ from pydantic import Field, field_validator
 from torch import nn
 
 from tersenet.core.errors import ModelError
-from tersenet.core.recipe import Training
 from tersenet.core.stage import Phase, RunContext, Stage, register_stage
+from tersenet.core.training import Training
 from tersenet.forms import Shared, Target, attach, form_of, match, per_target, weight_of
 from tersenet.forms.options import one_or_per_layer
 from tersenet.quantize.kmeans import Points, assign, cluster, fits_exact

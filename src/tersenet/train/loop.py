@@ -13,8 +13,8 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from tersenet.core.errors import ModelError
-from tersenet.core.recipe import Training
 from tersenet.core.seeds import derive
+from tersenet.core.training import Training
 from tersenet.train.checkpoint import Slot
 from tersenet.train.objectives import objective_for, output_of
 from tersenet.train.optimizers import add_l1_gradient, optimizer_for, weights_and_rest

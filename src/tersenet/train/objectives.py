@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from tersenet.core.errors import ModelError, RecipeError
 from tersenet.core.factory import find
-from tersenet.core.recipe import Training
 from tersenet.core.registry import Registry
+from tersenet.core.training import Training
 
 Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(output of the model, target) → a scalar."""

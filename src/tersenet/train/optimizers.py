@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from tersenet.core.errors import ModelError
-from tersenet.core.recipe import Training
+from tersenet.core.training import Training
 
 
 def weights_and_rest(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tersenet.core.recipe import Training
+from tersenet.core.training import Training
 
 
 def rate_factor(training: Training, progress: float) -> float:
