@@ -63,6 +63,13 @@ TABLES.register("deep_compression")(
                 overrides=("train.epochs=43", "stages=[]"),
             ),
             Row(
+                "lenet5_unshifted",
+                "deep_compression/lenet5.yaml",
+                "The same with training images as they are, as the papers have them.",
+                overrides=("data.augment.shift=0",),
+                seeds=(0,),
+            ),
+            Row(
                 "lenet5_longer",
                 "deep_compression/lenet5.yaml",
                 "The dense net, trained as many epochs as the whole recipe takes; not compressed.",
