@@ -79,8 +79,8 @@ class Figures(Config):
     test_loss_dense: float | None = None
     test_loss_file: float | None = None
     examples_test: int = 0
-    train_seconds: float = 0.0
-    total_seconds: float = 0.0
+    train_seconds: float = Field(0.0, description="training the dense net")
+    total_seconds: float = Field(0.0, description="all work on the run, before and after interruptions")
 
 
 class Record(Config):
