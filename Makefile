@@ -23,7 +23,7 @@ lint: $(READY)
 check-slow: $(READY)
 	TERSENET_DATA=$(DATA) $(BIN)/python -m pytest -m slow
 
-bench: $(READY)
+bench: demo
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
 $(READY): pyproject.toml constraints.txt

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -37,8 +36,8 @@ class RunFolder:
         except OSError as error:
             raise RecipeError(f"--out {self.folder}: cannot be written: {why(error)}") from None
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            lock(self._lock)
+        except BlockingIOError:
             self._lock.close()
             raise RecipeError(f"--out {self.folder}: another run is working in this folder") from None
         if not self.resume:
@@ -49,8 +48,16 @@ class RunFolder:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._lock is not None:
-            self._lock.close()
-            (self.folder / ".lock").unlink(missing_ok=True)
+            self._lock.close()  # the file stays: another run may be opening it this moment
 
     def save(self, record: Record) -> None:
         replace_file(self.folder / "record.json", record.model_dump_json(indent=1).encode())
+
+
+def lock(file: IO[str]) -> None:
+    """Raises BlockingIOError if another process holds it. A kill releases it. Windows has no such lock: none there."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
