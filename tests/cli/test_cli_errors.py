@@ -123,6 +123,20 @@ def test_wrong_folders_for_the_output(here: Path, capsys: pytest.CaptureFixture[
     assert "none" in refused(capsys, "report", "none")
 
 
+@pytest.mark.parametrize("name", ["recipe.yaml", "model.terse", "report.html", "checkpoints/last.ckpt"])
+def test_files_of_the_users_own_are_not_replaced(here: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    (here / name).parent.mkdir(exist_ok=True)
+    (here / name).write_text("mine")
+    message = refused(capsys, "compress", "r.yaml", "--out", ".")
+    assert name.split("/")[0] in message
+    assert (here / name).read_text() == "mine"
+
+
+def test_the_folder_of_a_run_may_be_used_again(here: Path) -> None:
+    for _ in range(2):
+        assert main(["compress", "r.yaml", "--out", "out", "--quiet", "--json"]) == 0
+
+
 def test_wrong_names(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean 'quantize.share'" in refused(capsys, "methods", "quantize.shar")
     assert "deep_compression" in refused(capsys, "reproduce", "deep_compresion")

@@ -14,11 +14,17 @@ from tersenet.core.recipe import Recipe
 from tersenet.core.record import Record
 
 
+MARK = ".tersenet-run"
+"""Says that a folder is ours to write in, and is what a run locks."""
+
+OURS = ("model.terse", "record.json", "recipe.yaml", "report.html", "checkpoints")
+
+
 class RunFolder:
-    """`model.terse`, `record.json`, `recipe.yaml` and `checkpoints/`.
+    """`model.terse`, `record.json`, `recipe.yaml` and `checkpoints/`; the report goes there, too.
 
     Without `resume`, checkpoints of an earlier run in the folder are cleared. Raises RecipeError if the folder cannot
-    be written or another run holds it.
+    be written, another run holds it, or something of the user's stands where a run would write.
     """
 
     def __init__(self, folder: Path, recipe: Recipe, resume: bool, first: bool = True) -> None:
@@ -30,9 +36,10 @@ class RunFolder:
     def __enter__(self) -> Self:
         if not self.first:
             return self
+        self._refuse_foreign()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.folder / ".lock").open("w")
+            self._lock = (self.folder / MARK).open("w")
         except OSError as error:
             raise RecipeError(f"--out {self.folder}: cannot be written: {why(error)}") from None
         try:
@@ -45,6 +52,16 @@ class RunFolder:
                 old.unlink()
         replace_file(self.folder / "recipe.yaml", yaml.safe_dump(self.recipe.to_dict(), sort_keys=False).encode())
         return self
+
+    def _refuse_foreign(self) -> None:
+        if (self.folder / MARK).exists():
+            return
+        foreign = [name for name in OURS if (self.folder / name).exists()]
+        if foreign:
+            raise RecipeError(
+                f"--out {self.folder}: '{foreign[0]}' in it was not written by a run and would be replaced; "
+                "name another folder"
+            )
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._lock is not None:
