@@ -13,7 +13,6 @@ from tersenet.core.errors import RecipeError
 from tersenet.core.recipe import Recipe
 from tersenet.core.record import Record
 
-
 MARK = ".tersenet-run"
 """Says that a folder is ours to write in, and is what a run locks."""
 
