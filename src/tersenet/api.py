@@ -11,10 +11,12 @@ from tersenet.core.load import load_recipe
 from tersenet.core.recipe import Recipe
 from tersenet.data import as_splits
 from tersenet.flow.load import load
-from tersenet.flow.pack import save
+from tersenet.flow.origin import origin
+from tersenet.flow.pack import save, uncompiled
 from tersenet.flow.prepare import register_methods, run_folder
 from tersenet.flow.progress import Progress, first_process
 from tersenet.flow.run import Outcome, run
+from tersenet.models import check_finite
 from tersenet.report import write_page
 
 __all__ = ["compress", "load", "save"]
@@ -34,15 +36,18 @@ def compress(
     recipe: a Recipe, a mapping like it, or the path of a YAML file; its own `model` and `data` are not looked at.
     data: whatever `tersenet.data.as_splits` takes: a mapping or tuple of train, validation and test, each a
         DataLoader, a Dataset or a tuple of tensors with the target last; a single one has validation held out.
-    out: the folder, by default `runs/CLASS-HASH`.
+    out: the folder, by default `runs/CLASS-HASH`, which is another for another model, recipe or data.
     Raises RecipeError, DataError or ModelError before training if these do not fit together; GateError at the end.
     """
     register_methods()
     if isinstance(recipe, str | Path):
         recipe = load_recipe(recipe)
     recipe = Recipe.parse(recipe).model_copy(update={"model": None})
-    folder = Path(out) if out is not None else run_folder(recipe, type(model).__name__.lower())
-    outcome = run(recipe, model, as_splits(data, recipe.data), folder, resume=resume, progress=progress)
+    model = uncompiled(model)
+    check_finite(model)
+    splits = as_splits(data, recipe.data)
+    folder = Path(out) if out is not None else run_folder(origin(recipe, model, splits), type(model).__name__.lower())
+    outcome = run(recipe, model, splits, folder, resume=resume, progress=progress)
     if first_process():
         write_page([outcome.record], folder / "report.html")
     return outcome

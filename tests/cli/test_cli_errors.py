@@ -61,6 +61,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) 
         (["model.kwargs.inputs=63"], ["shape"]),
         (["model.kwargs.classes=9"], ["9"]),
         (["data.validation=99999"], ["validation"]),
+        (["runtime.accelerator=mps"], ["runtime", "not on this machine"]),
+        (["train.optimizer=sgd", "train.nesterov=true", "train.momentum=0"], ["nesterov"]),
     ],
 )
 def test_wrong_recipes(here: Path, capsys: pytest.CaptureFixture[str], settings: list[str], words: list[str]) -> None:

@@ -198,3 +198,85 @@ def test_a_method_that_breaks_a_promise_is_caught() -> None:
         target.module.parametrizations.weight.original.fill_(1.0)  # type: ignore[union-attr]
     with pytest.raises(BrokenPromiseError, match=r"0\.weight"):
         check_kept(before, model, "a method")
+
+
+ONLY_SHARE = {"stages": [{"method": "quantize.share", "bits": 4}]}
+
+
+class Causal(nn.Module):
+    """A mask of infinities and a table of positions, as hand-written transformers keep them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.full((12, 12), float("-inf")).triu(1))
+        self.register_buffer("positions", torch.arange(5000).float())
+        self.fc = nn.Linear(12, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(torch.softmax(self.mask, 1)[0] + x)
+
+
+def test_buffers_are_kept_as_they_are(tmp_path: Path) -> None:
+    outcome = tersenet.compress(Causal(), ONLY_SHARE, three(blobs()), out=tmp_path)
+    fresh = Causal()
+    assert torch.equal(outcome.model.mask, fresh.mask)
+    assert torch.equal(outcome.model.positions, fresh.positions)
+
+
+@pytest.mark.parametrize("target", [lambda y: y.int(), lambda y: y.to(torch.uint8)])
+def test_labels_of_any_integer_type_are_labels(tmp_path: Path, target: object) -> None:
+    x, y = blobs()
+    recipe = {"train": {"epochs": 12, "batch_size": 32, "lr": 0.01}, **ONLY_SHARE}
+    figures = tersenet.compress(mlp(), recipe, three((x, target(y))), out=tmp_path).record.figures  # type: ignore[operator]
+    assert figures.test_error_file is not None
+    assert figures.test_error_file < 0.1
+
+
+def test_targets_that_do_not_suit_the_objective_are_refused(tmp_path: Path) -> None:
+    x, y = blobs()
+    for wrong in (y.float(), y[:, None]):
+        with pytest.raises(DataError, match="objective 'cross_entropy' cannot take targets"):
+            tersenet.compress(mlp(), ONLY_SHARE, three((x, wrong)), out=tmp_path)
+    unbatched = DataLoader(TensorDataset(x, y), batch_size=None)
+    with pytest.raises(DataError, match="batch_size"):
+        tersenet.compress(mlp(), ONLY_SHARE, {"train": unbatched, "validation": unbatched}, out=tmp_path)
+
+
+def test_models_that_cannot_be_taken_are_refused(tmp_path: Path) -> None:
+    data = three(blobs())
+    with pytest.raises(ModelError, match="not the class"):
+        tersenet.compress(nn.Linear, ONLY_SHARE, data, out=tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="meta"):
+        tersenet.compress(nn.Linear(12, 4, device="meta"), ONLY_SHARE, data, out=tmp_path)
+    with pytest.raises(ModelError, match="meta"):
+        tersenet.save(nn.Linear(12, 4, device="meta"), tmp_path / "a.terse")
+    tersenet.save(nn.Linear(12, 4), tmp_path / "a.terse")
+    with pytest.raises(ModelError, match="meta"):
+        tersenet.load(tmp_path / "a.terse", model=nn.Linear(12, 4, device="meta"))
+
+
+def test_a_model_is_not_compressed_twice_by_accident(tmp_path: Path) -> None:
+    model = mlp()
+    tersenet.compress(model, SMALL, three(blobs()), out=tmp_path)
+    with pytest.raises(RecipeError, match="already compressed"):
+        tersenet.compress(model, SMALL, three(blobs()), out=tmp_path)
+
+
+def test_another_model_gets_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = tersenet.compress(nn.Sequential(nn.Linear(12, 4)), ONLY_SHARE, three(blobs()))
+    second = tersenet.compress(nn.Sequential(nn.Linear(12, 8), nn.Linear(8, 4)), ONLY_SHARE, three(blobs()))
+    assert first.folder != second.folder
+    assert tersenet.load(first.file, model=nn.Sequential(nn.Linear(12, 4)))
+
+
+def test_a_compiled_model_is_stored_under_its_own_names(tmp_path: Path) -> None:
+    tersenet.save(torch.compile(mlp()), tmp_path / "a.terse")  # type: ignore[arg-type]
+    tersenet.load(tmp_path / "a.terse", model=mlp())
+
+
+def test_a_file_that_grows_is_said(tmp_path: Path) -> None:
+    pruned = {"method": "prune.magnitude", "sparsity": 0.5}
+    shared = {"method": "quantize.share", "bits": 16}
+    notes = tersenet.compress(mlp(), {"stages": [pruned, shared]}, three(blobs()), out=tmp_path).record.notes
+    assert any("the file grew" in note for note in notes)

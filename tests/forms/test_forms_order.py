@@ -62,5 +62,8 @@ def test_what_the_model_already_has_counts():
     model = nn.Sequential(nn.Linear(3, 3))
     attach(match(model)[0], Shared(torch.zeros(3, 3, dtype=int), 1, zero=False))
     check_order([Values()], model)
-    with pytest.raises(RecipeError, match=r"toy\.zeros cannot follow shared on 0\.weight"):
+    with pytest.raises(
+        RecipeError,
+        match=r"toy\.zeros cannot be applied to 0\.weight: the model given is already compressed \(shared\)",
+    ):
         check_order([Zeros()], model)

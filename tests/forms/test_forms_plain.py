@@ -13,7 +13,7 @@ from tersenet.forms.plain import encode_plain
 
 
 def bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.contiguous().view(torch.int32 if tensor.itemsize == 4 else torch.int16)
+    return tensor.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.itemsize])
 
 
 @given(
@@ -25,13 +25,13 @@ def test_every_bit_comes_back(array: object) -> None:
     assert torch.equal(bits(decode(encode_plain(tensor))), bits(tensor))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_it_takes_the_form_that_fits(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(200, 100, generator=generator)
     sparse = torch.where(torch.rand(200, 100, generator=generator) < 0.05, noise, 0.0)
     rounded = (noise * 2).round() / 2
-    assert encode_plain(sparse.to(dtype)).form in (("masked",) if dtype == torch.float32 else ("masked", "shared"))
+    assert encode_plain(sparse.to(dtype)).form in (("masked",) if dtype.itemsize >= 4 else ("masked", "shared"))
     assert encode_plain(rounded.to(dtype)).form == "shared"
     assert encode_plain(torch.rand(200, 100, generator=generator)).form == "dense"
     for tensor in (noise, sparse, rounded):

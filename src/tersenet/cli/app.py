@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -57,6 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
     # Threads that wait must soon sleep: where other programs share the cores, spinning makes small nets many times
     # slower. Read when torch is first imported, which happens inside the commands.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    with contextlib.suppress(ValueError):  # not in the main thread: somebody else's signals
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # told like Ctrl-C
     try:
         app(arguments, standalone_mode=True)
     except SystemExit as end:

@@ -30,7 +30,7 @@ def command(
 
     register_methods()
     plain = load_recipe(recipe, set or ())
-    folder = out or run_folder(plain, recipe.stem)
+    folder = out or run_folder(plain.digest(), recipe.stem)
     model, splits = prepare(plain)
     progress = Quiet() if quiet else on_stderr()
     failed: GateError | None = None

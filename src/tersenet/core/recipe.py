@@ -84,7 +84,7 @@ class Runtime(Config):
     """Where and how it is computed; part of the result, since precision and thread count change rounding."""
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    devices: int = Field(1, ge=1, description="processes, with distributed data parallel when more than one")
+    devices: int = Field(1, ge=1, description="processes (distributed data parallel); each takes batches of batch_size")
     nodes: int = Field(1, ge=1)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     threads: int | None = Field(None, ge=1, description="CPU threads; default: what torch finds")

@@ -14,7 +14,7 @@ class Training(Config):
 
     epochs: int | None = Field(None, ge=0, description="passes over the training set")
     steps: int | None = Field(None, ge=0, description="or: optimizer steps")
-    batch_size: int = Field(128, ge=1)
+    batch_size: int = Field(128, ge=1, description="examples a step, on each process where there are several")
     objective: str = Field("cross_entropy", description="what is minimised")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     optimizer: Literal["sgd", "adam", "adamw"] = "adam"
@@ -33,4 +33,6 @@ class Training(Config):
     def _one_budget(self) -> Training:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give the budget as exactly one of 'epochs' and 'steps'")
+        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
+            raise ValueError("'nesterov' needs optimizer 'sgd' with a momentum above 0")
         return self

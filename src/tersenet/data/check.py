@@ -23,6 +23,10 @@ def check_fits(model: nn.Module, splits: Splits) -> None:
     for name, source in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
         if source is not None:
             batch = source.example()
+            if batch.target is not None and batch.target.ndim == 0:
+                raise DataError(
+                    f"{splits.name}: {name}: its batches have no batch axis; give the DataLoader a batch_size"
+                )
             _check_inputs(batch, f"{splits.name}: {name}")
             _check_output(_run(model, batch, f"{splits.name}: {name}"), batch, splits, name)
 

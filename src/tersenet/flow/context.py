@@ -12,6 +12,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from tersenet.core.errors import RecipeError
+from tersenet.core.factory import reason
 from tersenet.core.recipe import Runtime, canonical_digest
 from tersenet.core.record import Epoch
 from tersenet.core.seeds import derive, generator
@@ -113,13 +115,16 @@ def fabric_for(runtime: Runtime) -> Fabric:
         torch.set_num_threads(runtime.threads)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its notices are no news to who wrote the recipe
     many = runtime.devices * runtime.nodes > 1
-    fabric = Fabric(
-        accelerator=runtime.accelerator,
-        devices=runtime.devices,
-        num_nodes=runtime.nodes,
-        precision=runtime.precision,
-        strategy="ddp" if many else "auto",
-    )
+    try:
+        fabric = Fabric(
+            accelerator=runtime.accelerator,
+            devices=runtime.devices,
+            num_nodes=runtime.nodes,
+            precision=runtime.precision,
+            strategy="ddp" if many else "auto",
+        )
+    except (RuntimeError, ValueError) as error:
+        raise RecipeError(f"runtime: not on this machine: {reason(error)}", ("runtime",)) from None
     if many:
         fabric.launch()
     if fabric.device.type == "cuda":

@@ -13,7 +13,7 @@ from tersenet.core.recipe import Recipe
 from tersenet.data import Splits, check_fits, load_data
 from tersenet.flow.context import fabric_for
 from tersenet.flow.load import load
-from tersenet.flow.origin import loss_of
+from tersenet.flow.objective import loss_of
 from tersenet.flow.prepare import prepare_model, register_methods
 from tersenet.measure.accuracy import evaluate
 from tersenet.train.objectives import objective_for, output_of

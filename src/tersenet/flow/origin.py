@@ -8,9 +8,13 @@ import torch
 from torch import nn
 
 from tersenet.core.recipe import Recipe, canonical_digest
-from tersenet.core.training import Training
 from tersenet.core.version import __version__
 from tersenet.data import Splits
+
+
+def origin(recipe: Recipe, model: nn.Module, splits: Splits) -> str:
+    """Twelve hexadecimal digits that change with the recipe, the model's weights and the data."""
+    return canonical_digest([recipe.digest(), state_digest(model), splits.digest])
 
 
 def first_key(recipe: Recipe, model: nn.Module, splits: Splits) -> str:
@@ -42,11 +46,3 @@ def state_digest(model: nn.Module) -> str:
 def from_zoo(recipe: Recipe) -> bool:
     """Whether the model can be built from its name alone."""
     return recipe.model is not None and recipe.model.name is not None
-
-
-def loss_of(recipe: Recipe) -> Training:
-    """The training whose objective losses are stated in: the recipe's own, or its first fine-tuning's."""
-    trainings = [recipe.train, *(getattr(stage, "finetune", None) for stage in recipe.stages)]
-    first = next((training for training in trainings if training is not None), None)
-    plain = Training(epochs=0) if first is None else first
-    return plain.model_copy(update={"label_smoothing": 0.0})

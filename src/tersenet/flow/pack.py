@@ -36,5 +36,12 @@ def save(model: nn.Module, path: str | Path, *, coder: str = "auto", small_tenso
     small_tensors: precision of one-dimensional float tensors (biases, norms): 'float32' to keep every bit of them.
     Returns where each byte went. Raises ArtifactError if the file cannot be written.
     """
+    model = uncompiled(model)
     code = CodeSpec.parse({"coder": coder, "small_tensors": small_tensors})
     return artifact.write(Path(path), contents_of(model, Recipe(code=code), None), coder)
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module that `torch.compile` wrapped, whose names are those of the user's class."""
+    inner = getattr(model, "_orig_mod", model)
+    return inner if isinstance(inner, nn.Module) else model

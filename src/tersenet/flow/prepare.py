@@ -53,6 +53,6 @@ def example_inputs(recipe: Recipe) -> tuple[torch.Tensor, ...] | None:
         return None
 
 
-def run_folder(recipe: Recipe, name: str, base: Path = Path("runs")) -> Path:
-    """`runs/NAME-HASH`: one folder for one recipe, the same on every call."""
-    return base / f"{name}-{recipe.digest()}"
+def run_folder(digest: str, name: str, base: Path = Path("runs")) -> Path:
+    """`runs/NAME-HASH`: one folder for what `digest` sums up, the same on every call."""
+    return base / f"{name}-{digest}"

@@ -20,7 +20,8 @@ from tersenet.flow.files import RunFolder
 from tersenet.flow.gate import check_gate
 from tersenet.flow.load import load
 from tersenet.flow.measuring import record_of, stage_row
-from tersenet.flow.origin import first_key, from_zoo, loss_of
+from tersenet.flow.objective import check_objective, loss_of
+from tersenet.flow.origin import first_key, from_zoo
 from tersenet.flow.pack import contents_of
 from tersenet.flow.progress import Progress, Quiet
 from tersenet.flow.promises import check_kept, promises
@@ -59,6 +60,7 @@ def run(
     check_finite(model)
     check_order(recipe.stages, model)
     check_fits(model, splits)
+    check_objective(recipe, model, splits)
     fabric = fabric_for(recipe.runtime)
     with RunFolder(folder, recipe, resume, fabric.is_global_zero) as place:
         fabric.barrier()  # the first process may have cleared old checkpoints
@@ -77,6 +79,8 @@ def run(
             model = stage.apply(model, context)
             check_kept(before, model, stage.method)
             rows.append(stage_row(stage.method, model, recipe, context))
+            if rows[-1].file_bytes > rows[-2].file_bytes:
+                context.note(f"the file grew from {rows[-2].file_bytes:,} to {rows[-1].file_bytes:,} bytes")
 
         context.enter("measure", None)
         if fabric.is_global_zero:

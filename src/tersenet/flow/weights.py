@@ -20,11 +20,14 @@ def counts(tensor: torch.Tensor) -> tuple[int, int]:
 
 
 def histogram(tensor: torch.Tensor, like: torch.Tensor | None = None, bins: int = 60) -> Histogram | None:
-    """Counts over the range of `like` (or of itself), widened to hold all of it; None for integers and empty ones."""
-    if not tensor.is_floating_point() or tensor.numel() == 0:
-        return None
+    """Counts of the finite entries over the range of `like` (or of itself), widened to hold them all; None for integers
+    and where there is nothing to count."""
     values = tensor.double().flatten()
+    values = values[values.isfinite()]
+    if not tensor.is_floating_point() or values.numel() == 0:
+        return None
     span = values if like is None else torch.cat([values, like.double().flatten()])
+    span = span[span.isfinite()]
     low, high = float(span.min()), float(span.max())
     if low == high:
         low, high = low - 0.5, high + 0.5

@@ -21,9 +21,9 @@ Precision = Literal["float32", "float16"]
 def encode_model(model: nn.Module, small: Precision = "float16") -> dict[str, Code]:
     """Every stored tensor once, under its plain name ('fc1.weight') and by its form.
 
-    Of tensors without a form, those of fewer than two dimensions (biases, norms) are rounded to `small` where they are
-    wider and their range allows; all others are held exactly, by whatever is smallest. Shared tensors come under the
-    first of their names; `aliases` has the others.
+    Of tensors without a form, parameters of fewer than two dimensions (biases, norms) and the running statistics of
+    norms are rounded to `small` where they are wider and hardly change by it; all others are held exactly, by whatever
+    is smallest. Shared tensors come under the first of their names; `aliases` has the others.
 
     Raises ModelError, with the tensor's name, for NaN and for what cannot be stored.
     """
@@ -70,9 +70,17 @@ def _encode(slot: Slot, small: torch.dtype) -> Code:
     try:
         if slot.form is not None:
             return slot.form.encode(slot.latent)
-        return encode_dense(slot.latent, small) if slot.latent.ndim < 2 else encode_plain(slot.latent)
+        if slot.latent.is_meta:
+            raise ModelError("is on the meta device and has no values; build the model on a real one")
+        return encode_dense(slot.latent, small) if _small(slot) else encode_plain(slot.latent)
     except ModelError as error:
         raise ModelError(f"{slot.name}: {error}") from None
+
+
+def _small(slot: Slot) -> bool:
+    """Biases, norms and their statistics; any other buffer may be a table that must stay what it is."""
+    statistics = isinstance(slot.module, nn.modules.batchnorm._NormBase)
+    return slot.latent.ndim < 2 and (statistics or isinstance(slot.latent, nn.Parameter))
 
 
 def _same_names(model: set[str], file: set[str]) -> None:
@@ -96,6 +104,10 @@ def _same_sharing(places: Mapping[str, Slot], source: Mapping[str, str]) -> None
 
 def _write(slot: Slot, tensor: torch.Tensor) -> None:
     here = slot.latent
+    if here.is_meta:
+        raise ModelError(
+            f"'{slot.name}' is on the meta device, where nothing can be stored; build the model on a real one"
+        )
     if slot.form is not None:
         raise ModelError(f"'{slot.name}' already has a form; load into a freshly built model")
     if here.shape != tensor.shape or here.dtype != tensor.dtype:

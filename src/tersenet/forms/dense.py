@@ -31,7 +31,8 @@ class Dense(Form):
 
 
 def encode_dense(tensor: torch.Tensor, precision: torch.dtype | None = None) -> Code:
-    """One table 'values'. With `precision`, a wider float tensor is rounded to it if all its finite entries stay so.
+    """One table 'values'. With `precision`, a wider float tensor is rounded to it if that changes no entry by more than
+    its 2^-10th part, or 2^-16th of the largest entry: what is too large or too small for it stays as it is.
 
     Raises ModelError where the tensor holds NaN.
     """
@@ -39,5 +40,12 @@ def encode_dense(tensor: torch.Tensor, precision: torch.dtype | None = None) -> 
     stored = tensor.detach()
     if precision is not None and stored.is_floating_point() and stored.itemsize > precision.itemsize:
         rounded = stored.to(precision)
-        stored = rounded if torch.equal(rounded.isfinite(), stored.isfinite()) else stored
+        stored = rounded if _near(rounded.double(), stored.double()) else stored
     return Code("dense", tuple(tensor.shape), {}, {"values": to_table(stored)}, {}, dtype_name(tensor.dtype))
+
+
+def _near(rounded: torch.Tensor, exact: torch.Tensor) -> bool:
+    same = rounded == exact  # also infinities
+    exact = exact.masked_fill(same, 0)
+    allowed = exact.abs() * 2**-10 + (exact.abs().max() * 2**-16 if exact.numel() else 0)
+    return bool((same | ((rounded - exact).abs() <= allowed)).all())

@@ -20,19 +20,26 @@ def check_order(stages: Sequence[Stage], model: nn.Module) -> None:
     - a stage comes after one that settles more on the same weight (pruning after weight sharing).
     """
     settled = {t.name: (form.phase, form.name) for t in weights(model) if (form := form_of(t)) is not None}
+    given = set(settled)
     for index, stage in enumerate(stages):
         path = ("stages", index)
         try:
             targets = match(model, stage.targets, stage.ignore)
             check_patterns(tuple(stage.options_for()), targets)
             for target in targets:
-                _in_order(target.name, stage, *settled.get(target.name, (Phase.SHAPE, "")))
+                _in_order(target.name, stage, *settled.get(target.name, (Phase.SHAPE, "")), target.name in given)
                 settled[target.name] = (stage.phase, stage.method)
+                given.discard(target.name)
         except RecipeError as error:
             raise RecipeError(f"{spell(path)}: {error}", path) from None
 
 
-def _in_order(name: str, stage: Stage, phase: Phase, method: str) -> None:
+def _in_order(name: str, stage: Stage, phase: Phase, method: str, given: bool) -> None:
+    if stage.phase < phase and given:
+        raise RecipeError(
+            f"{stage.method} cannot be applied to {name}: the model given is already compressed ({method}); give a "
+            "fresh one, or what tersenet.load reads from the file"
+        )
     if stage.phase < phase:
         raise RecipeError(
             f"{stage.method} cannot follow {method} on {name}, because what {method} settles would be lost; swap them"

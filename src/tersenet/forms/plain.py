@@ -14,7 +14,12 @@ from tersenet.forms.tables import dtype_name, to_table
 SAMPLE = 65_536
 """Entries looked at before all of them are sorted."""
 
-_INTEGERS = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
+_INTEGERS = {
+    torch.float64: torch.int64,
+    torch.float32: torch.int32,
+    torch.float16: torch.int16,
+    torch.bfloat16: torch.int16,
+}
 
 
 def encode_plain(tensor: torch.Tensor) -> Code:
@@ -54,7 +59,7 @@ def _entropy_bits(*counts: int) -> float:
 
 def _shared(tensor: torch.Tensor, values: torch.Tensor, bits: torch.Tensor, inverse: torch.Tensor) -> Code:
     """As `Shared.encode` does it: with zeros, code 0 is zero and the others follow by value."""
-    order = values.float().argsort(stable=True)
+    order = values.double().argsort(stable=True)
     zero = bool((bits == 0).any())
     order = order[bits[order] != 0] if zero else order
     rank = torch.zeros(len(values), dtype=torch.int32)

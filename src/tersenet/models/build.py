@@ -40,12 +40,24 @@ def skeleton(spec: ModelSpec) -> nn.Module:
 
 
 def check_finite(model: nn.Module) -> None:
-    """Raises ModelError naming the first parameter or buffer that holds NaN or infinity, or has no shape yet."""
+    """Raises ModelError naming the first parameter that holds NaN or infinity, buffer that holds NaN, or tensor that
+    has no shape or no values yet. Infinity in a buffer is common: attention masks are made of it."""
+    if not isinstance(model, nn.Module):
+        hint = "; give an instance, not the class" if isinstance(model, type) else ""
+        raise ModelError(
+            f"model: must be a torch.nn.Module, not {getattr(model, '__name__', type(model).__name__)}{hint}"
+        )
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     for name, tensor in model.state_dict().items():
         if is_lazy(tensor):
             raise ModelError(f"model: '{name}' has no shape yet; run one batch through the model before it is given")
-        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
-            bad = int((~tensor.isfinite()).sum())
+        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+            continue
+        if tensor.is_meta:
+            raise ModelError(f"model: '{name}' is on the meta device and has no values; build the model on a real one")
+        wrong = ~tensor.isfinite() if name in parameters else tensor.isnan()
+        if wrong.any():
+            bad = int(wrong.sum())
             raise ModelError(f"model: '{name}' holds {bad} values that are NaN or infinite; train or load it again")
 
 

@@ -25,7 +25,8 @@ def cross_entropy(training: Training) -> Objective:
     smoothing = training.label_smoothing
 
     def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(output.float(), target, label_smoothing=smoothing)
+        classes = target if target.is_floating_point() else target.long()
+        return F.cross_entropy(output.float(), classes, label_smoothing=smoothing)
 
     return loss
 
