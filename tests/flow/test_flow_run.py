@@ -10,10 +10,12 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import tersenet
+from tersenet import artifact
 from tersenet.core.errors import ArtifactError, DataError, GateError, ModelError, RecipeError
 from tersenet.flow.gate import failures
+from tersenet.flow.progress import Quiet
 from tersenet.flow.promises import BrokenPromiseError, check_kept, promises
-from tersenet.forms import Masked, attach, match, plain_state
+from tersenet.forms import Masked, attach, encode_model, match, plain_state
 
 SMALL = {
     "train": {"epochs": 12, "batch_size": 32, "lr": 0.01},
@@ -280,3 +282,54 @@ def test_a_file_that_grows_is_said(tmp_path: Path) -> None:
     shared = {"method": "quantize.share", "bits": 16}
     notes = tersenet.compress(mlp(), {"stages": [pruned, shared]}, three(blobs()), out=tmp_path).record.notes
     assert any("the file grew" in note for note in notes)
+
+
+def test_dense_and_file_are_each_measured_on_their_own(tmp_path: Path) -> None:
+    """With its smallest weights kept this net is wrecked, so that no figure of the one can stand for the other."""
+    data = three(blobs())
+    trained = tersenet.compress(mlp(), {"train": SMALL["train"]}, data, out=tmp_path / "trained").model
+    expected = {name: float((trained(x).argmax(1) != y).float().mean()) for name, (x, y) in data.items()}
+    wrecked = {"stages": [{"method": "prune.magnitude", "sparsity": 0.9, "criterion": "smallest_kept"}]}
+    outcome = tersenet.compress(trained, wrecked, data, out=tmp_path / "wrecked")
+    figures = outcome.record.figures
+    back = {name: float((outcome.model(x).argmax(1) != y).float().mean()) for name, (x, y) in data.items()}
+    assert figures.test_error_dense == pytest.approx(expected["test"])
+    assert figures.validation_error_dense == pytest.approx(expected["validation"])
+    assert figures.test_error_file == pytest.approx(back["test"])
+    assert figures.validation_error_file == pytest.approx(back["validation"])
+    assert back["test"] > expected["test"] + 0.05
+    assert back["validation"] > expected["validation"] + 0.05
+
+
+class Counted(Quiet):
+    """How many epochs were trained."""
+
+    def __init__(self) -> None:
+        self.epochs = 0
+
+    def epoch(self, log: object) -> None:
+        self.epochs += 1
+
+
+def test_only_resume_takes_up_what_was_trained_and_only_on_the_same_data(tmp_path: Path) -> None:
+    x, y = blobs()
+    first, second = three((x, y)), three((x + 0.5, y))
+
+    def epochs(data: object, resume: bool, out: str = "a") -> int:
+        counted = Counted()
+        tersenet.compress(mlp(), SMALL, data, out=tmp_path / out, resume=resume, progress=counted)
+        return counted.epochs
+
+    assert epochs(first, resume=False) == 18
+    assert epochs(first, resume=True) == 0
+    assert epochs(first, resume=False) == 18
+    assert epochs(second, resume=True) == 18
+    epochs(second, resume=False, out="b")
+    assert (tmp_path / "a/model.terse").read_bytes() == (tmp_path / "b/model.terse").read_bytes()
+
+
+def test_a_file_cannot_ask_for_more_memory_than_it_holds(tmp_path: Path) -> None:
+    huge = {"name": "mlp", "kwargs": {"hidden": [10**6, 10**6]}}
+    artifact.write(tmp_path / "huge.terse", artifact.Contents(encode_model(nn.Linear(2, 2)), model=huge))
+    with pytest.raises(ArtifactError, match="names a model of"):
+        tersenet.load(tmp_path / "huge.terse")

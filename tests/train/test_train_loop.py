@@ -61,6 +61,7 @@ def test_schedules_are_their_formulas() -> None:
     assert rate_factor(cosine, 0.1) == pytest.approx(0.5)
     assert rate_factor(cosine, 0.2) == pytest.approx(1.0)
     assert rate_factor(cosine, 0.6) == pytest.approx(0.5)
+    assert rate_factor(cosine, 0.4) == pytest.approx((1 + math.sqrt(0.5)) / 2)
     step = Training(epochs=1, schedule="step", milestones=(0.5, 0.75), gamma=0.1)
     assert [rate_factor(step, t) for t in (0.49, 0.5, 0.75)] == pytest.approx([1, 0.1, 0.01])
     assert rate_factor(Training(epochs=1, schedule="linear"), 0.25) == pytest.approx(0.75)
@@ -107,6 +108,21 @@ def test_budget_in_steps_is_kept_exactly() -> None:
     assert seen == [(step, 7) for step in range(8)]
 
 
+def test_every_epoch_and_every_seed_has_an_order_of_its_own() -> None:
+    seen: list[int | None] = []
+
+    class Watched(Points):
+        def batches(self, batch_size: int, *, seed: int | None, rank: int, world: int) -> Iterator[Batch]:
+            seen.append(seed)
+            return super().batches(batch_size, seed=seed, rank=rank, world=world)
+
+    data = points()
+    for seed in (1, 2, 1):
+        fit(net(), Watched(data.x, data.y), PLAN, fabric(), seed=seed)
+    assert seen[:6] == seen[12:]
+    assert len(set(seen)) == 12
+
+
 class StopError(Exception):
     """As if the power went."""
 
@@ -125,6 +141,7 @@ def test_stopped_and_resumed_is_bit_for_bit_the_unbroken_training(tmp_path: Path
         fit(net(dropout=0.5), points(), PLAN, fabric(), seed=3, slot=slot, on_epoch=stop)
     steps: list[int] = []
     resumed = net(dropout=0.5)
+    torch.rand(7)  # another process stands elsewhere in torch's global stream
     again = fit(resumed, points(), PLAN, fabric(), seed=3, slot=slot, on_step=lambda step, _: steps.append(step))
     assert steps[0] == 3 * stop_after + 1, "it must go on after the last whole epoch, not from the start"
     assert [log.loss for log in again] == [log.loss for log in logs]
