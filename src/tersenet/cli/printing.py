@@ -17,8 +17,7 @@ def print_plan(plan: Plan) -> None:
     width = max([len("tensor"), *(len(row.name) for row in plan.rows)])
     print(f"\n{'tensor':{width}}  {'form':8}  {'shape':>16}  {'bytes':>10}")
     for row in plan.rows:
-        size = row.values + row.positions + row.tables + row.header
-        print(f"{row.name:{width}}  {row.form:8}  {'×'.join(map(str, row.shape)) or 'scalar':>16}  {size:>10,}")
+        print(f"{row.name:{width}}  {row.form:8}  {'×'.join(map(str, row.shape)) or 'scalar':>16}  {row.bytes:>10,}")
     print(f"\nparameters       {plan.parameters:>12,}   of which not zero {plan.nonzero:,}")
     if plan.macs is not None:
         print(f"MACs             {plan.macs:>12,}   with a weight other than zero {plan.macs_nonzero:,}")

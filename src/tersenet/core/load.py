@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from tersenet.core.disk import why
 from tersenet.core.errors import RecipeError
 from tersenet.core.recipe import Recipe
 
@@ -26,7 +27,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such recipe file") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read as a recipe: {_reason(error)}") from None
+        raise RecipeError(f"{path}: cannot be read as a recipe: {why(error)}") from None
     return parse_recipe(text, str(path), overrides)
 
 
@@ -153,7 +154,3 @@ def _line(root: yaml.Node | None, path: tuple[str | int, ...]) -> int:
         else:
             break
     return line + 1
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)

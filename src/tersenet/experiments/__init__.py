@@ -1,11 +1,8 @@
 """One file per table of the literature, found by being here."""
 
-import importlib
-import pkgutil
-
+from tersenet.core.discover import import_files
 from tersenet.experiments.table import TABLES
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+import_files(__name__)
 
 __all__ = ["TABLES"]

@@ -12,7 +12,7 @@ from tersenet.core.load import load_recipe, with_overrides
 from tersenet.core.recipe import Recipe
 from tersenet.data import Splits, check_fits, load_data
 from tersenet.flow.context import fabric_for
-from tersenet.flow.load import load
+from tersenet.flow.load import restore
 from tersenet.flow.objective import loss_of
 from tersenet.flow.prepare import prepare_model, register_methods
 from tersenet.measure.accuracy import evaluate
@@ -29,10 +29,10 @@ def evaluate_file(file: Path, recipe_path: Path | None, overrides: Iterable[str]
     contents = artifact.read(file)
     if recipe_path is not None:
         recipe = load_recipe(recipe_path, overrides)
-        model = load(file, prepare_model(recipe))
+        model = restore(contents, file, prepare_model(recipe))
     else:
         recipe = Recipe.parse(with_overrides(dict(contents.recipe), overrides))
-        model = load(file)
+        model = restore(contents, file)
     splits = _data(file, recipe, contents)
     source = getattr(splits, split)
     if source is None:

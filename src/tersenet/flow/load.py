@@ -22,7 +22,11 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         the file names. No code that a file names is ever imported.
     Raises ArtifactError if the file is damaged or needs `model`, ModelError if `model` is another network.
     """
-    contents = artifact.read(Path(path))
+    return restore(artifact.read(Path(path)), path, model)
+
+
+def restore(contents: artifact.Contents, path: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """The same from what has been read; `path` is what errors call it."""
     if model is None:
         model = zoo_model(contents, path)
     load_codes(model, contents.tensors, contents.aliases)

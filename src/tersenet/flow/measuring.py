@@ -16,7 +16,7 @@ from tersenet.core.record import Figures, Record, StageRow, TensorRow
 from tersenet.core.version import __version__
 from tersenet.flow.context import Context
 from tersenet.flow.pack import contents_of
-from tersenet.flow.weights import counts, histogram, plain_weights
+from tersenet.flow.weights import counts, histogram, nonzero, plain_weights
 from tersenet.measure.macs import count_macs, nonzero_macs
 from tersenet.measure.size import dense_sizes
 
@@ -29,7 +29,7 @@ def stage_row(name: str, model: nn.Module, recipe: Recipe, context: Context) -> 
         name=name,
         validation_error=scores.get("error"),
         validation_loss=scores["loss"],
-        nonzero=sum(counts(weight)[0] for weight in plain_weights(model).values()),
+        nonzero=nonzero(model),
         file_bytes=len(data),
         seconds=context.now() - context.begun,
     )
@@ -72,7 +72,7 @@ def figures(dense: nn.Module, back: nn.Module, context: Context, rows: list[Stag
     macs = count_macs(dense, *inputs)
     for operator, times in macs.unknown.items():
         context.note(f"operator {operator} ({times}×) is not known to the MAC counter and not counted")
-    validation, validation_dense = context.evaluate(back), context.evaluate(dense)
+    validation = context.evaluate(back)
     test, test_dense = (
         (context.evaluate(back, "test"), context.evaluate(dense, "test")) if context.splits.test else ({}, {})
     )
@@ -86,7 +86,7 @@ def figures(dense: nn.Module, back: nn.Module, context: Context, rows: list[Stag
         nonzero=rows[-1].nonzero,
         macs=macs.total,
         macs_nonzero=nonzero_macs(back, macs),
-        validation_error_dense=validation_dense.get("error"),
+        validation_error_dense=rows[0].validation_error,
         validation_error_file=validation.get("error"),
         test_error_dense=test_dense.get("error"),
         test_error_file=test.get("error"),
@@ -99,14 +99,14 @@ def figures(dense: nn.Module, back: nn.Module, context: Context, rows: list[Stag
 
 
 def tensor_row(row: artifact.LedgerRow, before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> TensorRow:
-    nonzero, distinct = counts(after[row.name])
+    kept, distinct = counts(after[row.name])
     return TensorRow(
         name=row.name,
         shape=row.shape,
         form=row.form,
         coders=row.coders,
         parameters=after[row.name].numel(),
-        nonzero=nonzero,
+        nonzero=kept,
         distinct=distinct,
         bytes_values=row.values,
         bytes_positions=row.positions,

@@ -14,7 +14,8 @@ from tersenet.core.recipe import Recipe
 from tersenet.core.seeds import generator
 from tersenet.core.training import Training
 from tersenet.flow.pack import contents_of
-from tersenet.forms import check_order, match, plain_state
+from tersenet.flow.weights import nonzero
+from tersenet.forms import check_order, match
 from tersenet.measure.macs import count_macs, nonzero_macs
 
 
@@ -83,7 +84,7 @@ def plan(recipe: Recipe, model: nn.Module, inputs: tuple[torch.Tensor, ...] | No
         predicted_bytes=len(data),
         dense_bytes=4 * sum(parameter.numel() for parameter in dense.parameters()),
         parameters=sum(parameter.numel() for parameter in dense.parameters()),
-        nonzero=sum(int(torch.count_nonzero(tensor)) for tensor in plain_state(model).values()),
+        nonzero=nonzero(model),
         macs=macs.total if macs else None,
         macs_nonzero=nonzero_macs(model, macs) if macs else None,
         notes=context.notes,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from tersenet.core.discover import import_files
 from tersenet.core.errors import DataError, RecipeError
 from tersenet.core.recipe import Recipe
 from tersenet.data import Splits, load_data
@@ -20,9 +19,7 @@ METHOD_ROOMS = ("tersenet.prune", "tersenet.quantize")
 def register_methods() -> None:
     """Import every file of the method rooms, so that a new method is found by being there."""
     for room in METHOD_ROOMS:
-        package = importlib.import_module(room)
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{room}.{module.name}")
+        import_files(room)
 
 
 def prepare(recipe: Recipe) -> tuple[nn.Module, Splits]:

@@ -26,7 +26,6 @@ from tersenet.flow.pack import contents_of
 from tersenet.flow.progress import Progress, Quiet
 from tersenet.flow.promises import check_kept, promises
 from tersenet.forms import check_order
-from tersenet.models import check_finite
 from tersenet.train.checkpoint import CheckpointStore
 
 
@@ -57,7 +56,6 @@ def run(
     Raises RecipeError or DataError before anything is trained if recipe, model and data do not fit together, and
     GateError after everything is written if the result is worse than the recipe's gate allows.
     """
-    check_finite(model)
     check_order(recipe.stages, model)
     check_fits(model, splits)
     check_objective(recipe, model, splits)

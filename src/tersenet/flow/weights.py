@@ -14,6 +14,11 @@ def plain_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu() for name, tensor in plain_state(model).items()}
 
 
+def nonzero(model: nn.Module) -> int:
+    """How many entries of the whole state differ from zero."""
+    return sum(int(torch.count_nonzero(tensor)) for tensor in plain_state(model).values())
+
+
 def counts(tensor: torch.Tensor) -> tuple[int, int]:
     """How many entries differ from zero, and how many values there are, zero included."""
     return int(torch.count_nonzero(tensor)), int(torch.unique(tensor).numel())

@@ -1,5 +1,6 @@
 """How weights are represented, which weights a stage means, and a model as codes."""
 
+from tersenet.core.discover import import_files
 from tersenet.forms.attach import attach, detach, form_of, latent_of, weight_of
 from tersenet.forms.codes import aliases, encode_model, load_codes, plain_state
 from tersenet.forms.dense import Dense
@@ -8,6 +9,8 @@ from tersenet.forms.masked import Masked
 from tersenet.forms.order import check_order
 from tersenet.forms.shared import Shared
 from tersenet.forms.targets import Target, match, per_target, weights
+
+import_files(__name__)  # each registers its form
 
 __all__ = [
     "FORMS",

@@ -9,6 +9,7 @@ import torch
 from tersenet.core.code import Code, Symbols
 from tersenet.forms.dense import encode_dense
 from tersenet.forms.form import refuse_nan
+from tersenet.forms.shared import Shared
 from tersenet.forms.tables import dtype_name, to_table
 
 SAMPLE = 65_536
@@ -58,7 +59,7 @@ def _entropy_bits(*counts: int) -> float:
 
 
 def _shared(tensor: torch.Tensor, values: torch.Tensor, bits: torch.Tensor, inverse: torch.Tensor) -> Code:
-    """As `Shared.encode` does it: with zeros, code 0 is zero and the others follow by value."""
+    """With zeros, code 0 is zero; the others follow by value."""
     order = values.double().argsort(stable=True)
     zero = bool((bits == 0).any())
     order = order[bits[order] != 0] if zero else order
@@ -67,18 +68,11 @@ def _shared(tensor: torch.Tensor, values: torch.Tensor, bits: torch.Tensor, inve
     codebook = values[order]
     half = codebook.half()
     exact = tensor.dtype == torch.float32 and torch.equal(half.float().view(torch.int32), codebook.view(torch.int32))
-    symbols = Symbols(rank[inverse].numpy(), len(values), zero=zero)
-    return Code(
-        "shared",
-        tuple(tensor.shape),
-        {"index": symbols},
-        {"codebook": to_table(half if exact else codebook)},
-        {},
-        dtype_name(tensor.dtype),
-    )
+    return Shared(rank[inverse].reshape(tensor.shape), len(codebook), zero=zero, half=exact).encode(codebook)
 
 
 def _masked(tensor: torch.Tensor, flat: torch.Tensor) -> Code:
+    """Not through `Masked`, whose forward makes −0 a zero like any other."""
     kept = flat.view(_INTEGERS[flat.dtype]) != 0
     mask = Symbols(kept.numpy().astype(np.int32), 2, zero=True)
     return Code(

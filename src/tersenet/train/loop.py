@@ -106,7 +106,7 @@ class _Loop:
         steps: int,
         on_step: Callable[[int, int], None] | None,
     ) -> None:
-        self.model, self.wrapped, self.optimizer = model, wrapped, optimizer
+        self.wrapped, self.optimizer = wrapped, optimizer
         self.training, self.fabric, self.steps, self.on_step = training, fabric, steps, on_step
         self.loss = objective_for(training)
         self.weights = weights_and_rest(model)[0] if training.l1 else []
@@ -154,8 +154,8 @@ class _Loop:
 
 
 def to_channels_last(model: nn.Module) -> torch.memory_format:
-    """Lay out the weights of two-dimensional convolutions channels last, in which they train up to three times as fast
-    on CPU and GPU; returns the layout they had."""
+    """Lay out the weights of two-dimensional convolutions channels last, in which they train faster on CPU and
+    GPU; returns the layout they had."""
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     if not convolutions:
         return torch.preserve_format
