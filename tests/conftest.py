@@ -32,7 +32,12 @@ class ToyContext:
     watch: Callable[[nn.Module], None] | None = None
 
     def finetune(
-        self, model: nn.Module, training: Training, *, on_step: Callable[[int, int], None] | None = None
+        self,
+        model: nn.Module,
+        training: Training,
+        *,
+        on_step: Callable[[int, int], None] | None = None,
+        penalty: Callable[[int, int], torch.Tensor] | None = None,
     ) -> None:
         self.trained.append(training)
         steps = training.steps or 0
@@ -43,7 +48,7 @@ class ToyContext:
             on_step(0, steps)
         for step in range(1, steps + 1):
             optimizer.zero_grad()
-            self.loss(model).backward()
+            (self.loss(model) + (penalty(step - 1, steps) if penalty else 0.0)).backward()
             optimizer.step()
             if self.watch:
                 self.watch(model)

@@ -36,9 +36,16 @@ class RunContext(Protocol):
     seed: int
 
     def finetune(
-        self, model: nn.Module, training: Training, *, on_step: Callable[[int, int], None] | None = None
+        self,
+        model: nn.Module,
+        training: Training,
+        *,
+        on_step: Callable[[int, int], None] | None = None,
+        penalty: Callable[[int, int], torch.Tensor] | None = None,
     ) -> None:
-        """Train `model` in place. `on_step(step, steps)` is called before the first step (0) and after each."""
+        """Train `model` in place. `on_step(step, steps)` is called before the first step (0) and after each;
+        `penalty(step, steps)`, a scalar of the parameters, is added to the loss of the step that is number `step` + 1.
+        """
 
     def evaluate(self, model: nn.Module, split: str = "validation") -> dict[str, float]:
         """Loss and, for a classifier, error (a share in [0, 1]) on a split; stages use 'validation' only."""
@@ -66,6 +73,9 @@ class Stage(Config):
 
     def apply(self, model: nn.Module, context: RunContext) -> nn.Module:
         raise NotImplementedError
+
+    def check(self, model: nn.Module) -> None:
+        """Raises RecipeError where the options do not fit `model`; asked before anything is trained."""
 
     def options_for(self) -> Iterable[str]:
         """Patterns used in per-layer options (`sparsity: {fc1: 0.9}`), which must each match something."""

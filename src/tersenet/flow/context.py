@@ -59,7 +59,12 @@ class Context:
         self.progress.phase(phase)
 
     def finetune(
-        self, model: nn.Module, training: Training, *, on_step: Callable[[int, int], None] | None = None
+        self,
+        model: nn.Module,
+        training: Training,
+        *,
+        on_step: Callable[[int, int], None] | None = None,
+        penalty: Callable[[int, int], torch.Tensor] | None = None,
     ) -> None:
         self.calls += 1
         place = f"{self.key}-{self.calls}"
@@ -74,6 +79,7 @@ class Context:
             slot=self.store.slot(f"{place}-{training_key}"),
             save_every=SAVE_EVERY,
             on_step=on_step,
+            penalty=penalty,
             on_epoch=self.progress.epoch,
             scores=self.evaluate,
         )

@@ -17,8 +17,9 @@ from tersenet.train.objectives import objective_for, output_of
 
 
 def loss_of(recipe: Recipe) -> Training:
-    """The training whose objective losses are stated in: the recipe's own, or its first fine-tuning's."""
-    trainings = [recipe.train, *(getattr(stage, "finetune", None) for stage in recipe.stages)]
+    """The training whose objective losses are stated in: the recipe's own, or that of its first stage that trains."""
+    of_stages = (getattr(stage, name, None) for stage in recipe.stages for name in ("training", "finetune"))
+    trainings = [recipe.train, *of_stages]
     first = next((training for training in trainings if training is not None), None)
     plain = Training(epochs=0) if first is None else first
     return plain.model_copy(update={"label_smoothing": 0.0})

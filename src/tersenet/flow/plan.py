@@ -43,7 +43,12 @@ class DryContext:
     ticks: int = 100
 
     def finetune(
-        self, model: nn.Module, training: Training, *, on_step: Callable[[int, int], None] | None = None
+        self,
+        model: nn.Module,
+        training: Training,
+        *,
+        on_step: Callable[[int, int], None] | None = None,
+        penalty: Callable[[int, int], torch.Tensor] | None = None,
     ) -> None:
         for step in range(self.ticks + 1 if on_step else 0):
             assert on_step is not None

@@ -17,6 +17,7 @@ def check_order(stages: Sequence[Stage], model: nn.Module) -> None:
     """Raises RecipeError, with the path to the stage, if
 
     - a target, an ignored name or a per-layer option matches nothing, or an option gives one weight two values;
+    - the options do not fit the model in another way that the stage knows (`Stage.check`);
     - a stage comes after one that settles more on the same weight (pruning after weight sharing).
     """
     settled = {t.name: (form.phase, form.name) for t in weights(model) if (form := form_of(t)) is not None}
@@ -26,6 +27,7 @@ def check_order(stages: Sequence[Stage], model: nn.Module) -> None:
         try:
             targets = match(model, stage.targets, stage.ignore)
             check_patterns(tuple(stage.options_for()), targets)
+            stage.check(model)
             for target in targets:
                 _in_order(target.name, stage, *settled.get(target.name, (Phase.SHAPE, "")), target.name in given)
                 settled[target.name] = (stage.phase, stage.method)

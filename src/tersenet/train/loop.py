@@ -51,14 +51,17 @@ def fit(
     slot: Slot | None = None,
     save_every: float = 0.0,
     on_step: Callable[[int, int], None] | None = None,
+    penalty: Callable[[int, int], torch.Tensor] | None = None,
     on_epoch: Callable[[EpochLog], None] | None = None,
     scores: Callable[[nn.Module], dict[str, float]] | None = None,
 ) -> list[EpochLog]:
     """Train `model` in place for the whole budget and keep the last step, never the best.
 
     on_step(step, steps): before the first step (0) and after each; may change masks and the like, which must live in
-        the model's buffers. scores(model): figures for the log after each epoch. slot: where to save and to go on from,
-        after an epoch if `save_every` seconds have passed, and at the end; a finished training is not repeated.
+        the model's buffers. penalty(step, steps): a scalar of the parameters that the step after `step` adds to the
+        loss, which is logged without it. scores(model): figures for the log after each epoch. slot: where to save and
+        to go on from, after an epoch if `save_every` seconds have passed, and at the end; a finished training is not
+        repeated.
     Batches, dropout and augmentation of an epoch depend on `seed` and the epoch alone, so a resumed training takes the
     very steps of an unbroken one.
     """
@@ -72,7 +75,7 @@ def fit(
     logs, first = _resume(model, optimizer, slot)
     if first < epochs or epochs == 0:
         wrapped, ready = fabric.setup(model, optimizer)
-        loop = _Loop(model, wrapped, ready, training, fabric, steps, on_step)
+        loop = _Loop(model, wrapped, ready, training, fabric, steps, on_step, penalty)
         if first == 0 and on_step:
             on_step(0, steps)
         started = time.perf_counter() - (logs[-1].seconds if logs else 0.0)
@@ -105,10 +108,11 @@ class _Loop:
         fabric: Fabric,
         steps: int,
         on_step: Callable[[int, int], None] | None,
+        penalty: Callable[[int, int], torch.Tensor] | None,
     ) -> None:
         self.wrapped, self.optimizer = wrapped, optimizer
         self.training, self.fabric, self.steps, self.on_step = training, fabric, steps, on_step
-        self.loss = objective_for(training)
+        self.loss, self.penalty = objective_for(training), penalty
         self.weights = weights_and_rest(model)[0] if training.l1 else []
         self.images = any(isinstance(module, nn.Conv2d) for module in model.modules())
 
@@ -124,7 +128,7 @@ class _Loop:
                 if step >= self.steps:
                     break
                 rate = self.training.lr * rate_factor(self.training, step / self.steps)
-                total += self.step(batch.to(self.fabric.device), rate)
+                total += self.step(batch.to(self.fabric.device), rate, step)
                 highest, step = max(highest, rate), step + 1
                 if self.on_step:
                     self.on_step(step, self.steps)
@@ -133,12 +137,12 @@ class _Loop:
             raise ModelError(f"training diverged in epoch {epoch + 1}: the loss is {mean}; a lower lr may help")
         return mean, highest
 
-    def step(self, batch: Any, rate: float) -> torch.Tensor:
+    def step(self, batch: Any, rate: float, step: int) -> torch.Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad()
         loss = self.loss(output_of(self.wrapped(*self.laid_out(batch.inputs))), batch.target)
-        self.fabric.backward(loss)
+        self.fabric.backward(loss if self.penalty is None else loss + self.penalty(step, self.steps))
         if self.training.l1:
             add_l1_gradient(self.weights, self.training.l1)
         if self.training.clip_norm is not None:
