@@ -15,12 +15,17 @@ from tersenet.core.stage import STAGES, parse_stage
 from tersenet.forms import aliases, check_order, encode_model, form_of, load_codes, match, weight_of
 
 TRAINING = {"steps": 6, "lr": 0.02}
+SGD = {"steps": 6, "lr": 0.02, "optimizer": "sgd", "momentum": 0}
 SETTINGS = {
     "prune.magnitude": [
         {"sparsity": 0.6, "finetune": TRAINING},
         {"sparsity": 0.7, "scope": "global", "schedule": "gradual", "frequency": 2, "finetune": TRAINING},
         {"sparsity": 0.7, "splice": True, "frequency": 2, "finetune": TRAINING},
         {"scope": "std", "quality": 0.5, "schedule": "iterative", "steps": 2, "finetune": TRAINING},
+    ],
+    "prune.regularize": [
+        {"penalty": {"filters": 0.1, "elements": 0.05}, "training": SGD, "finetune": TRAINING},
+        {"penalty": {"channels": 0.1}, "form": "subgradient", "training": TRAINING, "finetune": TRAINING},
     ],
     "quantize.share": [
         {"bits": 3, "finetune": TRAINING},
