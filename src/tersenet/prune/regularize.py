@@ -45,6 +45,9 @@ class Regularization(Stage):
     penalty is stationary. Several families take their steps one after the other, which is their common proximal step
     where groups nest, but not where they cross (filters and channels): there it is only near it at small rates.
     Subgradient: λ·w_g/‖w_g‖ is added to the gradient, and groups below `threshold` become zero at the end.
+
+    A batch norm makes up for the scale of each filter before it, so that a penalty on these filters shrinks them
+    without end and without effect; there, penalise `bn`.
     """
 
     phase = Phase.SUPPORT
@@ -67,10 +70,9 @@ class Regularization(Stage):
     @field_validator("penalty", mode="before")
     @classmethod
     def _penalty(cls, value: Any) -> Any:
+        known = ", ".join((*FAMILIES, "bn"))
         if not isinstance(value, Mapping) or not value:
-            raise ValueError(
-                f"give a strength for at least one of {', '.join((*FAMILIES, 'bn'))}, as {{filters: 1e-3}}"
-            )
+            raise ValueError(f"give a strength for at least one of {known}, as {{filters: 1e-3}}")
         for family, strength in value.items():
             if family not in (*FAMILIES, "bn"):
                 raise ValueError(f"there is no family '{family}'{nearest(str(family), (*FAMILIES, 'bn'))}")
