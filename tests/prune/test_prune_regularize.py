@@ -121,7 +121,7 @@ def test_a_whole_layer_goes_by_depth(toy_context):
     assert not model.branch.weight.any() and model.way.weight.all()
     assert "branch: 0 of 4 rows, 0 of 4 columns left" in context.notes
     assert not any("nothing passes" in note for note in context.notes)
-    assert "prune.regularize: way.weight is left as it is, since no penalty is given for it" in context.notes
+    assert "way.weight is left as it is, since no penalty is given for it" in context.notes
 
 
 class Scaled(nn.Module):

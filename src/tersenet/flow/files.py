@@ -16,7 +16,10 @@ from tersenet.core.record import Record
 MARK = ".tersenet-run"
 """Says that a folder is ours to write in, and is what a run locks."""
 
-OURS = ("model.terse", "record.json", "recipe.yaml", "report.html", "checkpoints")
+OURS = (
+    *("model.terse", "record.json", "recipe.yaml", "report.html", "checkpoints"),
+    *("sensitivity", "sensitivity.json", "sensitivity.csv", "sensitivity.html"),
+)
 
 
 class RunFolder:

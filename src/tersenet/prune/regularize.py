@@ -152,7 +152,7 @@ class Regularization(Stage):
         penalised = {term.target.name for term in self._terms(model)}
         for target in self._targets(model):
             if target.name not in penalised:
-                context.note(f"{self.method}: {target.name} is left as it is, since no penalty is given for it")
+                context.note(f"{target.name} is left as it is, since no penalty is given for it")
 
     def _share(self, step: int, steps: int) -> float:
         """Of λ, in the step that is number `step` + 1 of `steps`."""

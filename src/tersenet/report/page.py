@@ -79,7 +79,7 @@ def render(records: Sequence[Record]) -> str:
         seed_groups(records),
         len({record.data_digest for record in records}) > 1,
     )
-    return _environment().get_template("page.html").render(view=view)
+    return environment().get_template("page.html").render(view=view)
 
 
 def write_page(records: Sequence[Record], path: str | Path) -> Path:
@@ -142,8 +142,9 @@ def _shown(value: Any) -> Any:
 
 
 @lru_cache(maxsize=1)
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Where the templates of this room are found, and what they can call."""
+    found = Environment(
         loader=PackageLoader("tersenet.report", package_path="."),
         autoescape=True,
         undefined=StrictUndefined,
@@ -152,7 +153,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     spellings = (text.count, text.size, text.percent, text.points, text.factor, text.decimal, text.bits, text.duration)
-    environment.filters.update({function.__name__: function for function in (*spellings, text.shape)})
-    environment.filters["breakable"] = _breakable
-    environment.globals.update(divide=text.divide, KINDS=KINDS, MISSING=text.MISSING)
-    return environment
+    found.filters.update({function.__name__: function for function in (*spellings, text.shape)})
+    found.filters["breakable"] = _breakable
+    found.globals.update(divide=text.divide, KINDS=KINDS, MISSING=text.MISSING)
+    return found
