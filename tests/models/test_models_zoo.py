@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from tersenet.core.recipe import ModelSpec
-from tersenet.models import MODELS, build, input_shape
+from tersenet.models import build
 
 PUBLISHED = {
     "lenet_300_100": 266_610,  # Han et al. 2015, table 1: 267K
@@ -54,16 +54,6 @@ def test_an_mlp_is_linear_layers_with_relu_between():
         y = y @ w[f"fc{i}.weight"].T + w[f"fc{i}.bias"]
         y = y.clamp_min(0) if i < 3 else y
     torch.testing.assert_close(model(x), y)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_dropout_drops_in_training_only(name):
-    spec = ModelSpec(name=name, kwargs={"dropout": 0.5})
-    model = build(spec, 0)
-    assert model.state_dict().keys() == build(ModelSpec(name=name), 0).state_dict().keys()
-    x = torch.randn(2, *input_shape(name))
-    assert not torch.equal(model.train()(x), model(x))
-    assert torch.equal(model.eval()(x), model(x))
 
 
 def test_vgg16_has_thirteen_convolutions_in_five_blocks():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,20 @@ def _check_arguments(name: str, entry: ZooEntry, kwargs: Mapping[str, Any]) -> N
     for key in kwargs:
         if key not in known:
             raise ModelError(f"model {name}: unknown argument '{key}'{nearest(key, known)}")
+        if problem := _misfit(kwargs[key], known[key].default):
+            raise ModelError(f"model {name}: cannot be built with {dict(kwargs)}: {key} must be {problem}")
+
+
+def _misfit(value: Any, default: Any) -> str | None:
+    """What `value` should have been, going by the kind of the argument's default; None if it is that."""
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else "true or false"
+    if isinstance(default, int):
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        return None if whole and value >= 1 else "a whole number of at least 1"
+    if isinstance(default, float):
+        return None if isinstance(value, Real) and not isinstance(value, bool) else "a number"
+    return None
 
 
 def _from_factory(factory: str, kwargs: Mapping[str, Any]) -> nn.Module:
