@@ -84,6 +84,16 @@ def test_so_they_are_with_momentum_and_a_schedule(tmp_path, form, optimizer):
     assert np.abs(ours - expected).max() <= 1e-3
 
 
+@pytest.mark.parametrize("form", ["proximal", "subgradient"])
+def test_the_strength_rises_over_the_warmup(toy_context, form):
+    """With no gradient of its own, a norm falls by rate · λ · (0 + 0.2 + … + 0.8 + 5 · 1) in ten steps."""
+    model, context = linear(4, 1), toy_context((torch.zeros(2, 4),), torch.zeros(2, 1))
+    before = float(model.weight.detach().norm())
+    training = {"steps": 10, "lr": 0.1, **SGD}
+    stage(penalty={"filters": 0.2}, form=form, warmup=0.5, training=training).apply(model, context)
+    assert before - float(model.weight.detach().norm()) == pytest.approx(0.1 * 0.2 * 7, rel=1e-4)
+
+
 @pytest.mark.parametrize("scaled", [False, True])
 def test_rows_satisfy_the_optimality_conditions(toy_context, scaled):
     """∇L = −λ·w/‖w‖ on rows that stand, ‖∇L‖ ≤ λ on rows that are zero."""
