@@ -19,6 +19,7 @@ from torch import nn
 from tersenet.cli import main
 from tersenet.core.errors import DataError, ModelError, RecipeError
 from tersenet.core.recipe import Recipe
+from tersenet.core.sensitivity import LayerCurve
 from tersenet.core.stage import parse_stage
 from tersenet.data import as_splits, load_data
 from tersenet.flow.context import Context
@@ -262,3 +263,20 @@ def test_a_model_that_is_compressed_already_and_a_task_without_classes_are_told(
     mse = Recipe.parse({"train": {"epochs": 1, "objective": "mse"}})
     with pytest.raises(DataError, match="has no classes"):
         scan(mse, nn.Sequential(nn.Linear(3, 1)), numbers, tmp_path, ratios=[0.5])
+
+
+def test_an_error_that_lies_on_the_threshold_is_allowed():
+    """0.1 + 0.2 is more than 0.3 in floats, or less; neither may matter."""
+    cells = tuple({"ratio": r, "zeros": 0, "error": e, "loss": 0.0} for r, e in ((0.0, 0.1), (0.5, 0.3), (0.9, 0.31)))
+    curve = LayerCurve(layer="fc", name="fc.weight", shape=(2, 2), parameters=4, cells=cells)
+    assert curve.within(0.1 + 0.2) == curve.within(0.3) == curve.within(0.3 - 1e-15) == 0.5
+    assert curve.within(0.29) == 0.0
+
+
+def test_measurements_of_another_model_are_not_taken_for_this_one(recipe, tmp_path):
+    for seed in (0, 1):
+        other = recipe.model_copy(update={"seed": seed})
+        model, splits = prepare(other)
+        found = scan(other, model, splits, tmp_path, ratios=[0.5, 0.9], resume=True)
+        for curve in found.layers:
+            assert curve.cells[1].error == pytest.approx(by_hand(model.state_dict(), curve.layer, 0.9, "element")[0])
