@@ -132,5 +132,8 @@ def vit_tiny(
     heads: int = 3,
     dropout: float = 0.0,
 ) -> VisionTransformer:
-    """196 patches of a 224×224 image: 5,717,416 parameters, 1.25 G MACs (DeiT-Ti without distillation)."""
+    """196 patches of a 224×224 image: 5,717,416 parameters, 1.25 G MACs (DeiT-Ti without distillation).
+
+    Tools that count layer norms as products too say 1.26 G.
+    """
     return VisionTransformer(image, patch, dim, depth, heads, classes, channels, dropout)
