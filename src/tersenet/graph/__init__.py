@@ -1,0 +1,1 @@
+"""Which channels of a model hang together, and their removal."""
