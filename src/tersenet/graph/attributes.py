@@ -29,7 +29,7 @@ class Attribute:
     value: Any
 
 
-class Conflict(ModelError):
+class ConflictError(ModelError):
     """Two operators need different values of one attribute; `nodes` are those."""
 
     def __init__(self, message: str, nodes: tuple[Node, ...]) -> None:
@@ -49,7 +49,7 @@ def from_shapes(model: nn.Module) -> Iterator[Attribute]:
 
 
 def _sizes(module: nn.Module) -> dict[str, Any]:
-    weight = getattr(module, "weight", None)
+    weight: Any = getattr(module, "weight", None)
     if isinstance(module, _ConvTransposeNd):
         return {"in_channels": weight.shape[0], "out_channels": weight.shape[1] * module.groups}
     if isinstance(module, _ConvNd):
@@ -76,7 +76,7 @@ def from_calls(model: nn.Module, flow: Flow, lost: Mapping[Axis, int]) -> Iterat
     with the masked one.
 
     Raises:
-        Conflict: operators need different values of the same attribute.
+        ConflictError: operators need different values of the same attribute.
     """
     found: dict[tuple[str, str], tuple[Any, Node]] = {}
     for node, sizes in flow.sizes.items():
@@ -88,7 +88,7 @@ def from_calls(model: nn.Module, flow: Flow, lost: Mapping[Axis, int]) -> Iterat
                 key = (attribute.module, attribute.name)
                 value, former = found.setdefault(key, (new, node))
                 if value != new:
-                    raise Conflict(f"'{key[1]}' of {key[0]} would have to be {value} and {new}", (former, node))
+                    raise ConflictError(f"'{key[1]}' of {key[0]} would have to be {value} and {new}", (former, node))
     for (module, name), (value, _) in found.items():
         yield Attribute(module, name, value)
 

@@ -82,7 +82,7 @@ class Flow:
         return cut(expand(dim), at, f"{operator(node)} at {place(node)} cuts across its units")
 
     def origin(self, node: Any) -> tuple[str, list[int]] | None:
-        """The parameter or buffer that a node gives, through casts and transpositions, and the order of its dimensions."""
+        """The parameter or buffer that a node gives, and the order of its dimensions after casts and transpositions."""
         turns: list[Node] = []
         while isinstance(node, Node) and node.op == "call_function" and operator(node) in (*_TURNS, *_CASTS):
             turns.append(node)
@@ -93,10 +93,10 @@ class Flow:
         order = list(range(len(self.tensors[name])))
         for turn in reversed(turns):
             if operator(turn) == "permute":
-                order = [order[index] for index in turn.args[1]]  # type: ignore[union-attr]
+                order = [order[index] for index in _numbers(turn.args[1])]
             elif operator(turn) in _TURNS:
-                one, other = turn.args[1:3] if len(turn.args) > 1 else (-2, -1)
-                order[one], order[other] = order[other], order[one]  # type: ignore[index]
+                one, other = _numbers(turn.args[1:3]) or (-2, -1)
+                order[one], order[other] = order[other], order[one]
         return name, order
 
     def parameter(self, node: Any) -> str | None:
@@ -116,6 +116,10 @@ class Flow:
 
 _TURNS = {"permute", "t", "transpose", "swapaxes", "swapdims", "numpy_T", "mT"}
 _CASTS = {"to", "_to_copy", "contiguous", "detach", "alias", "clone"}
+
+
+def _numbers(argument: Any) -> list[int]:
+    return [int(number) for number in argument]
 
 
 def is_fixed(dim: Dim) -> bool:
@@ -186,7 +190,7 @@ def _placeholder(flow: Flow, node: Node) -> Any:
 def _call(flow: Flow, node: Node) -> Any:
     if getattr(node.target, "__name__", "") == "getitem":
         values = flow.dims[node.args[0]]  # type: ignore[index]
-        return values[node.args[1]] if isinstance(values, list) else None
+        return values[int(str(node.args[1]))] if isinstance(values, list) else None
     if not isinstance(node.target, torch._ops.OpOverload):
         return _unknown(flow, node)
     if not _static(node):

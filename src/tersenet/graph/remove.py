@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from tersenet.graph.attributes import Attribute, Conflict, from_calls, from_shapes
+from tersenet.graph.attributes import Attribute, ConflictError, from_calls, from_shapes
 from tersenet.graph.axes import leaves
 from tersenet.graph.channels import ChannelGraph, Group, as_inputs
 from tersenet.graph.fold import Constants, constants
@@ -121,7 +121,7 @@ class _Attempt:
         try:
             self._adapt()
             small = self._outputs()
-        except Conflict as error:
+        except ConflictError as error:
             return _Failure(str(error), self._near(*error.nodes))
         except Exception as error:  # the model's own code, run with sizes it may not be made for
             return self._blame(error)
@@ -257,6 +257,10 @@ def _leaves(dims: Any) -> Iterator[Any]:
             yield from leaves(entry)
         else:
             yield from _leaves(entry)
+
+
+def _shape(tensor: torch.Tensor) -> torch.Size:
+    return tensor.shape
 
 
 def _first(error: Exception) -> str:

@@ -89,7 +89,7 @@ def frames(node: Node) -> list[Frame]:
 def owner(node: Node) -> str:
     """The qualified name of the module whose forward called the operator; "" for the model itself."""
     stack: Mapping[str, tuple[str, Any]] = node.meta.get("nn_module_stack") or {}
-    path = next(reversed(stack.values()))[0] if stack else ""
+    path = list(stack.values())[-1][0] if stack else ""
     return re.sub(r"@\d+$", "", path)
 
 

@@ -15,7 +15,8 @@ from tersenet.graph.flow import Contraction, Dims, Flow, constant, rule, shape
 def convolution(flow: Flow, node: Node, args: dict[str, Any]) -> Dims:
     """x (N, C, …), weight (C', C/g, …) → (N, C', …). The groups g are an axis of both C = g·I and C' = g·O."""
     if args.get("transposed"):
-        return transposed(flow, node, args)
+        made: Dims = transposed(flow, node, args)
+        return made
     weight, dims = flow.of(args["weight"]), list(flow.of(args["input"]))
     kernel = len(weight) - 2
     place = len(dims) - kernel - 1
@@ -82,7 +83,7 @@ def embedding(flow: Flow, node: Node, args: dict[str, Any]) -> Dims:
 @rule("addmm", "baddbmm", "addbmm")
 def addmm(flow: Flow, node: Node, args: dict[str, Any]) -> Dims:
     """self + mat1 · mat2."""
-    one, other = args.get("mat1", args.get("batch1")), args.get("mat2", args.get("batch2"))
+    one, other = (args[key] for key in list(args) if key in ("mat1", "mat2", "batch1", "batch2"))
     dims = contract(flow, node, one, other, args["self"])
     for own, made in zip(reversed(flow.of(args["self"])), reversed(dims), strict=False):
         flow.couple(own, made, node)
@@ -110,7 +111,7 @@ def contract(flow: Flow, node: Node, one: Node, other: Node, bias: Any = None) -
     if not any(flow.origin(value) for value in (one, other)):
         flow.products.append(left[-1])
     rows, columns = left[:-2], right[:-2]
-    sizes = [[s for s in shape(value)[:-2]] for value in (one, other)]
+    sizes = [list(shape(value)[:-2]) for value in (one, other)]
     batch: Dims = []
     for back in range(1, max(len(rows), len(columns)) + 1):
         both = [(d[-back], s[-back]) for d, s in ((rows, sizes[0]), (columns, sizes[1])) if len(d) >= back]

@@ -80,7 +80,8 @@ def gather(flow: Flow, node: Node, args: dict[str, Any]) -> Any:
     """Elements of one dimension by number. `index_select` and `topk` leave the others alone."""
     dims = list(flow.of(args["self"]))
     name = str(node.target)
-    place = (args.get("dim") if args.get("dim") is not None else -1) % max(len(dims), 1)
+    chosen = args.get("dim")
+    place = (-1 if chosen is None else int(chosen)) % max(len(dims), 1)
     simple = "index_select" in name or "topk" in name
     for value in node.all_input_nodes:
         flow.pin(

@@ -67,7 +67,7 @@ def expand_(flow: Flow, node: Node, args: dict[str, Any]) -> Dims:
 @rule("repeat", "tile")
 def repeat(flow: Flow, node: Node, args: dict[str, Any]) -> Dims:
     """k copies of a dimension one after another: k × dim."""
-    times = list(args.get("repeats", args.get("dims")))
+    times = [int(k) for k in args["repeats" if "repeats" in args else "dims"]]
     own = flow.of(args["self"])
     rank = max(len(times), len(own))
     times = [1] * (rank - len(times)) + times
@@ -178,7 +178,7 @@ def unbind(flow: Flow, node: Node, args: dict[str, Any]) -> list[Dims]:
 def pad(flow: Flow, node: Node, args: dict[str, Any]) -> Dims:
     """Constant elements before and after; they keep their number."""
     dims = list(flow.of(args["self"]))
-    widths = list(args.get("pad", args.get("padding")))
+    widths = [int(width) for width in args["pad" if "pad" in args else "padding"]]
     for place in range(len(widths) // 2):
         before, after = widths[2 * place : 2 * place + 2]
         index = len(dims) - 1 - place
