@@ -63,7 +63,7 @@ def read(data: bytes) -> Contents:
     assert file.varint() == len(data) - file.at
     assert hashlib.blake2b(data[:-8], digest_size=8).digest() == data[-8:]
     text = zlib.decompressobj(-15, preset()).decompress(file.take(file.varint()))
-    layouts, names, aliases, model, recipe, versions, data_name = json.loads(text)
+    layouts, names, aliases, model, recipe, versions, data_name, *edits = json.loads(text)
     kind = file.varint()
     digest = file.take(kind // 2)
     seed = file.varint()
@@ -71,7 +71,7 @@ def read(data: bytes) -> Contents:
     tensors = {name: code(file, *each) for name, each in zip(names, records, strict=True)}
     assert file.at == len(data) - 8
     data_digest = digest.decode() if kind % 2 else digest.hex()
-    return Contents(tensors, aliases, model, recipe, versions, data_name, data_digest, seed)
+    return Contents(tensors, aliases, model, recipe, versions, data_name, data_digest, seed, *edits)
 
 
 def record(file: Bytes, layouts: list[Any]) -> tuple[Any, ...]:

@@ -20,6 +20,8 @@ class Contents:
     versions: of the software that wrote it.
     data, data_digest: what the training data is called, and its digest (best as hexadecimal digits: half the bytes).
     seed: of the run.
+    edits: module → its integers (channels, groups, heads) that differ from what the specification or the user's code
+        gives, since channels were removed. Where there are any, tensors are as large as they are here.
     """
 
     tensors: dict[str, Code]
@@ -30,6 +32,7 @@ class Contents:
     data: str = ""
     data_digest: str = ""
     seed: int = 0
+    edits: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def check_aliases(aliases: dict[str, str], names: set[str]) -> None:

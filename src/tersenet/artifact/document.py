@@ -68,6 +68,7 @@ def read_bytes(data: bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Contents:
         data=text.data,
         data_digest=document.data_digest,
         seed=document.seed,
+        edits=text.edits,
     )
 
 
@@ -106,6 +107,7 @@ def _text(contents: Contents, layouts: list[Layout]) -> Text:
         recipe=contents.recipe,
         versions=contents.versions,
         data=contents.data,
+        edits=contents.edits,
     )
 
 

@@ -43,7 +43,7 @@ class Layout(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen
 
 
 class Text(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
-    """The array, in the order of its elements."""
+    """The array, in the order of its elements; the last is left out where it is empty."""
 
     layouts: list[Layout]
     names: list[str]
@@ -52,12 +52,14 @@ class Text(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=T
     recipe: dict[str, Any]
     versions: dict[str, str]
     data: str
+    edits: dict[str, dict[str, int]] = {}
 
 
 def pack_text(text: Text) -> bytes:
     """Raises ArtifactError if something in it is not plain JSON, or if it is too long for a file."""
     try:
         plain = msgspec.to_builtins(text)
+        plain = plain if text.edits else plain[:-1]
         raw = json.dumps(plain, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ArtifactError(f"cannot be stored: model, recipe and names must be plain JSON values: {error}") from None

@@ -12,7 +12,11 @@ from tersenet import artifact
 from tersenet.core.errors import ArtifactError
 from tersenet.core.recipe import ModelSpec
 from tersenet.forms import load_codes
+from tersenet.graph.edits import apply
 from tersenet.models import build, skeleton
+
+MOST_REMOVED = 1000
+"""A file may name a model of so many times the parameters that it holds, where it says that channels were removed."""
 
 
 def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
@@ -29,6 +33,8 @@ def restore(contents: artifact.Contents, path: str | Path, model: nn.Module | No
     """The same from what has been read; `path` is what errors call it."""
     if model is None:
         model = zoo_model(contents, path)
+    if contents.edits:
+        apply(model, contents.edits, {name: code.shape for name, code in contents.tensors.items()})
     load_codes(model, contents.tensors, contents.aliases)
     return model.eval()
 
@@ -46,6 +52,6 @@ def zoo_model(contents: artifact.Contents, path: str | Path) -> nn.Module:
     with torch.device("meta"):  # first without memory: what the file asks for may be larger than what it holds
         asked = sum(parameter.numel() for parameter in skeleton(spec).parameters())
     held = sum(math.prod(code.shape) for code in contents.tensors.values())
-    if asked > held:
+    if asked > held * (MOST_REMOVED if contents.edits else 1):
         raise ArtifactError(f"{path}: names a model of {asked:,} parameters, but holds {held:,} values")
     return build(spec, 0)

@@ -12,6 +12,7 @@ from tersenet.core.recipe import CodeSpec, Recipe, local_name
 from tersenet.core.version import __version__
 from tersenet.data import Splits
 from tersenet.forms import aliases, encode_model
+from tersenet.graph.edits import noted
 
 
 def contents_of(model: nn.Module, recipe: Recipe, splits: Splits | None) -> artifact.Contents:
@@ -27,6 +28,7 @@ def contents_of(model: nn.Module, recipe: Recipe, splits: Splits | None) -> arti
         data=local_name(splits.name) if splits else "",
         data_digest=splits.digest if splits else "",
         seed=recipe.seed,
+        edits=noted(model),
     )
 
 

@@ -117,6 +117,7 @@ def _groups(flow: Flow, model: nn.Module) -> Iterator[Group]:
             for leaf, elements in positions(dim):
                 members[leaf][name, index].append(elements)
     used = set(flow.trace.tensors.values())
+    stored = model.state_dict(keep_vars=True).keys()
     taken: dict[str, int] = defaultdict(int)
     for axis, places in sorted(members.items(), key=lambda entry: entry[0].number):
         rows = [
@@ -129,6 +130,8 @@ def _groups(flow: Flow, model: nn.Module) -> Iterator[Group]:
         reason = axis.reason
         if reason is None and not any(name in used for name, _ in places):
             reason = "no operator uses it"
+        if reason is None and (lost := [name for name, _ in places if name not in stored]):
+            reason = f"the buffer '{lost[0]}' would shrink, but it is not persistent, and so in no file"
         if reason is None and axis.size == 1:
             reason = "it has a single unit"
         base = rows[0].tensor.rpartition(".")[0] or rows[0].tensor

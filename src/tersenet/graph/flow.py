@@ -201,7 +201,10 @@ def _call(flow: Flow, node: Node) -> Any:
         function = RULES["elementwise"]
     if function is None:
         return _unknown(flow, node) if _any_tensor(flow, node) else _constants(node)
-    return function(flow, node, bound(node))
+    try:
+        return function(flow, node, bound(node))
+    except Exception as error:  # a form of the operator that its rule does not foresee: then nothing is assumed
+        return _unknown(flow, node, f"is called in a way the channel graph does not foresee ({error})")
 
 
 def _static(node: Node) -> bool:

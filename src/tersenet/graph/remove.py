@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from tersenet.graph.attributes import Attribute, ConflictError, from_calls, from_shapes
 from tersenet.graph.axes import leaves
 from tersenet.graph.channels import ChannelGraph, Group, as_inputs
+from tersenet.graph.edits import note
 from tersenet.graph.fold import Constants, constants
 from tersenet.graph.slices import Choice, Kept, chosen, gone, kept, take, tensors_of
 from tersenet.graph.trace import Inputs, frames, owner, undisturbed
@@ -72,6 +73,7 @@ def remove(
             attempt = _Attempt(model, graph, choice, samples)
             failure = attempt.run()
             if failure is None:
+                note(model, attempt.attributes)
                 attempt.settle(optimizer)
                 return attempt.report(refused)
             attempt.restore()

@@ -25,6 +25,9 @@ def batch_norm(flow: Flow, node: Node, args: dict[str, Any]) -> Dims:
         if own is not None:
             flow.couple(channels, flow.of(own)[0], node)
             flow.role(own, 0, role)
+    live = args.get("training") or args.get("running_mean") is None
+    if args.get("use_input_stats", live):
+        flow.pin(dims[2:] if "use_input_stats" in args else [*dims[:1], *dims[2:]], node, "takes statistics over it")
     return dims
 
 
