@@ -109,6 +109,7 @@ class _Attempt:
         self.model, self.graph, self.choice, self.samples = model, graph, choice, samples
         self.tensors = tensors_of(model)
         self.before = {name: self.tensors[name].data for name in self._touched()}
+        self.masked: set[str] = set()
         self.former: list[tuple[nn.Module, str, Any]] = []
         self.attributes: tuple[Attribute, ...] = ()
         self.kept: Kept = kept(choice, {name: tensor.shape for name, tensor in self.tensors.items()})
@@ -196,10 +197,11 @@ class _Attempt:
             tensor = self.tensors[name]
             if not tensor.is_floating_point():
                 continue
-            data = tensor.data.clone() if tensor.data is self.before[name] else tensor.data
+            if name not in self.masked:  # the original stays as it was, for `restore`
+                tensor.data = tensor.data.clone()
+                self.masked.add(name)
             for dim, elements in dims.items():
-                data.index_fill_(dim, torch.from_numpy(elements).to(data.device), 0)
-            tensor.data = data
+                tensor.data.index_fill_(dim, torch.from_numpy(elements).to(tensor.device), 0)
 
     def _cut(self) -> None:
         for fold in self.constants.folds:
