@@ -29,6 +29,31 @@ def print_plan(plan: Plan) -> None:
         print(f"note: {note}")
 
 
+def print_groups(found: dict[str, Any]) -> None:
+    """Groups of channels that can go, with what they are made of, then those that cannot, with the reason."""
+    rows = found["groups"]
+    going = [row for row in rows if row["prunable"]]
+    width = max([len("group"), *(len(row["name"]) for row in rows)])
+    print(f"{'group':{width}}  {'units':>6}  {'width':>5}  made by → read by")
+    for row in going:
+        first, *more = textwrap.wrap(f"{_layers(row, 'out', 'direct')} → {_layers(row, 'in')}", 100)
+        print(f"{row['name']:{width}}  {row['units']:>6}  {row['width']:>5}  {first}")
+        for line in more:
+            print(f"{'':{width}}  {'':6}  {'':5}  {line}")
+    print(f"\n{len(going)} of {len(rows)} groups can lose units; the others stay whole:")
+    for row in rows:
+        if not row["prunable"]:
+            print(f"{row['name']:{width}}  {row['units']:>6}  {row['width']:>5}  {row['reason']}")
+    if going:
+        print("\ntried on a copy: with half of every group removed, outputs are those of the masked model within")
+        print(f"{found['difference']:.1e} of the largest")
+
+
+def _layers(row: dict[str, Any], *roles: str) -> str:
+    layers = [tensor.removesuffix(".weight") for tensor, _, role in row["members"] if role in roles]
+    return ", ".join(layer for layer in dict.fromkeys(layers) if not layer.endswith(".bias")) or "nothing"
+
+
 def print_methods(methods: list[dict[str, Any]], detailed: bool) -> None:
     for method in methods:
         summary = method["about"].split("\n", 1)[0]

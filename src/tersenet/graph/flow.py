@@ -202,9 +202,21 @@ def _call(flow: Flow, node: Node) -> Any:
     if function is None:
         return _unknown(flow, node) if _any_tensor(flow, node) else _constants(node)
     try:
-        return function(flow, node, bound(node))
+        dims = function(flow, node, bound(node))
+        _check(dims, node.meta.get("val"))
+        return dims
     except Exception as error:  # a form of the operator that its rule does not foresee: then nothing is assumed
         return _unknown(flow, node, f"is called in a way the channel graph does not foresee ({error})")
+
+
+def _check(dims: Any, value: Any) -> None:
+    """The dimensions that a rule gives must measure what the tensor measures."""
+    if isinstance(value, torch.Tensor):
+        if [size_of(dim) for dim in dims] != list(value.shape):
+            raise ValueError(f"its result has shape {list(value.shape)}, not {[size_of(dim) for dim in dims]}")
+    elif isinstance(value, list | tuple):
+        for own, tensor in zip(dims, value, strict=True):
+            _check(own, tensor)
 
 
 def _static(node: Node) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -77,11 +78,19 @@ def remove(
                 attempt.settle(optimizer)
                 return attempt.report(refused)
             attempt.restore()
-            for group in failure.guilty or _bisect(model, graph, choice, samples):
-                refused[group.name] = failure.reason
-                graph.refuse(group, failure.reason)
-                choice = {other: u for other, u in choice.items() if other.name != group.name}
+            while failure is not None and choice:  # as long as the code breaks, it need not be compared
+                for group in failure.guilty or _bisect(model, graph, choice, samples):
+                    refused[group.name] = failure.reason
+                    graph.refuse(group, failure.reason)
+                    choice = {other: u for other, u in choice.items() if other.name != group.name}
+                failure = _Attempt(model, graph, choice, samples[:1]).probe()
     return Removal(refused=refused)
+
+
+def try_out(model: nn.Module, graph: ChannelGraph, share: float = 0.5) -> Removal:
+    """Remove `share` of the units of every group from a copy of `model`: what that refuses, `graph` then refuses."""
+    units = {group.name: range(int(group.units * share)) for group in graph if group.prunable}
+    return remove(copy.deepcopy(model), graph, units)
 
 
 def _bisect(model: nn.Module, graph: ChannelGraph, choice: Choice, samples: list[Inputs]) -> tuple[Group, ...]:
@@ -137,6 +146,20 @@ class _Attempt:
         self.difference = max(map(_distance, small, masked))
         if not self.difference <= _tolerance(self.before):
             return _Failure(f"without it the model's output would differ by {self.difference:.2g} from the masked one")
+        return None
+
+    def probe(self) -> _Failure | None:
+        """Whether the model's code runs with the new sizes at all; the model is restored."""
+        self._cut()
+        try:
+            self._adapt()
+            self._outputs()
+        except ConflictError as error:
+            return _Failure(str(error), self._near(*error.nodes))
+        except Exception as error:
+            return self._blame(error)
+        finally:
+            self.restore()
         return None
 
     def restore(self) -> None:

@@ -217,7 +217,7 @@ def pixels(flow: Flow, node: Node, args: dict[str, Any]) -> Dims:
     if "channel_shuffle" in kind:
         outer, inner = flow.regroup([dims[1]], [args["groups"], before[1] // args["groups"]], node)
         return [dims[0], (*inner, *outer), *dims[2:]]
-    place = len(before) - 3 if "pixel" in kind else len(before) - 2
+    place = len(before) - 2 if "col2im" in kind else len(before) - 3
     tail = constant(after[place + 1 :])
     if before[place] % after[place] == 0:  # every channel of the result is made of several
         dims[place], pixels = flow.regroup([dims[place]], [after[place], before[place] // after[place]], node)
