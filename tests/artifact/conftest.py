@@ -86,7 +86,7 @@ def same() -> Callable[[Contents, Contents], None]:
 
 def assert_same(found: Contents, expected: Contents) -> None:
     """Equal in everything, arrays by dtype and bits, dictionaries by order too."""
-    for name in ("aliases", "model", "recipe", "versions", "data", "data_digest", "seed", "edits"):
+    for name in ("aliases", "model", "recipe", "versions", "data", "data_digest", "seed", "edits", "graph"):
         assert getattr(found, name) == getattr(expected, name)
     assert list(found.tensors) == list(expected.tensors)
     for name, code in expected.tensors.items():

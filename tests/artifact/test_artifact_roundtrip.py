@@ -67,6 +67,7 @@ def any_contents(draw: st.DrawFn) -> Contents:
         data_digest=draw(words | st.binary(max_size=16).map(bytes.hex)),
         seed=draw(st.integers(0, 2**63 - 1)),
         edits=draw(st.dictionaries(words, st.dictionaries(words, st.integers(-(2**62), 2**62)), max_size=2)),
+        graph=draw(objects),
     )
 
 

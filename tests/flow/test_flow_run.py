@@ -179,9 +179,15 @@ def test_mistakes_are_found_before_anything_is_trained(tmp_path: Path) -> None:
     assert not (tmp_path / "model.terse").exists()
 
 
-def test_loading_says_what_it_needs(outcome: tersenet.api.Outcome) -> None:
+def test_a_users_model_loads_without_its_source(outcome: tersenet.api.Outcome) -> None:
+    alone, inputs = tersenet.load(outcome.file), torch.randn(5, 12)
+    torch.testing.assert_close(alone(inputs), outcome.model.cpu()(inputs), rtol=0, atol=0)
+
+
+def test_loading_says_what_it_needs(outcome: tersenet.api.Outcome, tmp_path: Path) -> None:
+    tersenet.save(outcome.model, tmp_path / "bare.terse")  # without an example there are no operators in the file
     with pytest.raises(ArtifactError, match="model="):
-        tersenet.load(outcome.file)
+        tersenet.load(tmp_path / "bare.terse")
     with pytest.raises(ModelError, match="the model has 'bias' but the file has not"):
         tersenet.load(outcome.file, model=nn.Linear(3, 3))
 

@@ -22,6 +22,7 @@ class Contents:
     seed: of the run.
     edits: module → its integers (channels, groups, heads) that differ from what the specification or the user's code
         gives, since channels were removed. Where there are any, tensors are as large as they are here.
+    graph: the network's operators without its weights, for models that no specification names (`graph/program.py`).
     """
 
     tensors: dict[str, Code]
@@ -33,6 +34,7 @@ class Contents:
     data_digest: str = ""
     seed: int = 0
     edits: dict[str, dict[str, int]] = field(default_factory=dict)
+    graph: dict[str, Any] = field(default_factory=dict)
 
 
 def check_aliases(aliases: dict[str, str], names: set[str]) -> None:

@@ -69,6 +69,7 @@ def read_bytes(data: bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Contents:
         data_digest=document.data_digest,
         seed=document.seed,
         edits=text.edits,
+        graph=text.graph,
     )
 
 
@@ -108,6 +109,7 @@ def _text(contents: Contents, layouts: list[Layout]) -> Text:
         versions=contents.versions,
         data=contents.data,
         edits=contents.edits,
+        graph=contents.graph,
     )
 
 

@@ -22,6 +22,9 @@ MAX_DEPTH = 64
 ZERO, FULL = 1, 2
 """Flags of a stream: symbol 0 is a weight of zero; the stream has one symbol for each element of the weight."""
 
+REQUIRED = 7
+"""Elements that a text always has; empty ones at the end are left out beyond them."""
+
 FLAT = -1
 """In place of a table's number of axes: one axis, with one number for each element of the weight."""
 
@@ -43,7 +46,7 @@ class Layout(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen
 
 
 class Text(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
-    """The array, in the order of its elements; the last is left out where it is empty."""
+    """The array, in the order of its elements; the last two are left out where they are empty."""
 
     layouts: list[Layout]
     names: list[str]
@@ -53,13 +56,15 @@ class Text(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=T
     versions: dict[str, str]
     data: str
     edits: dict[str, dict[str, int]] = {}
+    graph: dict[str, Any] = {}
 
 
 def pack_text(text: Text) -> bytes:
     """Raises ArtifactError if something in it is not plain JSON, or if it is too long for a file."""
     try:
-        plain = msgspec.to_builtins(text)
-        plain = plain if text.edits else plain[:-1]
+        plain = list(msgspec.to_builtins(text))
+        while len(plain) > REQUIRED and not plain[-1]:
+            plain.pop()
         raw = json.dumps(plain, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ArtifactError(f"cannot be stored: model, recipe and names must be plain JSON values: {error}") from None

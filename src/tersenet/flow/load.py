@@ -11,8 +11,9 @@ from torch import nn
 from tersenet import artifact
 from tersenet.core.errors import ArtifactError
 from tersenet.core.recipe import ModelSpec
-from tersenet.forms import load_codes
+from tersenet.forms import decode, load_codes
 from tersenet.graph.edits import apply
+from tersenet.graph.program import StoredModel
 from tersenet.models import build, skeleton
 
 MOST_REMOVED = 1000
@@ -23,7 +24,8 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     """The model that `path` holds, in eval mode.
 
     model: your own freshly built module, whose weights are then overwritten; not needed for a model of the zoo, which
-        the file names. No code that a file names is ever imported.
+        the file names, nor where the file holds the network's operators, which are then run as they are. No code that
+        a file names is ever imported.
     Raises ArtifactError if the file is damaged or needs `model`, ModelError if `model` is another network.
     """
     return restore(artifact.read(Path(path)), path, model)
@@ -31,12 +33,21 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
 
 def restore(contents: artifact.Contents, path: str | Path, model: nn.Module | None = None) -> nn.Module:
     """The same from what has been read; `path` is what errors call it."""
+    if model is None and contents.graph:
+        return stored_model(contents).eval()
     if model is None:
         model = zoo_model(contents, path)
     if contents.edits:
         apply(model, contents.edits, {name: code.shape for name, code in contents.tensors.items()})
     load_codes(model, contents.tensors, contents.aliases)
     return model.eval()
+
+
+def stored_model(contents: artifact.Contents) -> nn.Module:
+    """A module that runs the graph of the file; it is already as small as it was stored."""
+    tensors = {name: decode(code) for name, code in contents.tensors.items()}
+    tensors |= {other: tensors[name] for other, name in contents.aliases.items()}
+    return StoredModel(contents.graph, tensors)
 
 
 def zoo_model(contents: artifact.Contents, path: str | Path) -> nn.Module:
