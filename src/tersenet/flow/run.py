@@ -82,7 +82,7 @@ def run(
 
         context.enter("measure", None)
         if fabric.is_global_zero:
-            artifact.write(place.file, contents_of(model, recipe, splits), recipe.code.coder)
+            artifact.write(place.file, contents_of(model, recipe, splits, context.note), recipe.code.coder)
         fabric.barrier()
         back = load(place.file, None if from_zoo(recipe) else copy.deepcopy(dense)).to(fabric.device)
         record = record_of(recipe, dense, back, context, rows, place.file)
