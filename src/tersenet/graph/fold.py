@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,9 @@ from tersenet.graph.channels import ChannelGraph, Group
 from tersenet.graph.flow import Contraction
 from tersenet.graph.slices import Choice, gone, tensors_of
 from tersenet.graph.trace import Inputs, Trace, bound, operator
+
+SAME = 1e-5
+"""How much a channel may vary, relative to its value, and still be called constant: sums are rounded."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,13 @@ class Constants:
     worst: float
 
 
-def constants(graph: ChannelGraph, model: nn.Module, choice: Choice, inputs: Inputs) -> Constants:
+def constants(graph: ChannelGraph, model: nn.Module, choice: Choice, samples: Sequence[Inputs]) -> Constants:
     """Look at what the chosen channels are once their own weights are zero (they are, in `model`)."""
     leaving = gone(choice)
     readers = [c for c in graph.flow.contractions if c.dim in leaving.get(c.weight, {})]
     watch = _Watch(graph.flow.trace, model, {c.node: c for c in readers})
-    watch.run_on(inputs)
+    for inputs in samples:  # one alone would make everything constant that has a single position
+        watch.run_on(inputs)
     state = tensors_of(model)
     folds: list[Fold] = []
     dropped: dict[tuple[str, int], np.ndarray] = {}
@@ -50,7 +54,9 @@ def constants(graph: ChannelGraph, model: nn.Module, choice: Choice, inputs: Inp
     shared = _shared(graph)
     for reader in readers:
         elements = leaving[reader.weight][reader.dim]
-        values, steady = watch.seen[reader.node]
+        low, high = watch.seen[reader.node]
+        values = (low + high) / 2
+        steady = high - low <= SAME * high.abs()
         channels = _channels(reader, elements, state[reader.weight].shape[reader.dim])
         target = None if reader.weight in shared else _target(graph.flow.trace, reader, shared)
         constant = values[channels]
@@ -89,7 +95,8 @@ class _Watch(Interpreter):
             place = 1 if operator(n) in ("addmm", "addbmm", "baddbmm") else 0
             flat = value[place].movedim(-self.readers[n].channels, 0).flatten(1)
             low, high = flat.amin(1), flat.amax(1)
-            self.seen[n] = (low, low == high)
+            before = self.seen.get(n, (low, high))
+            self.seen[n] = (torch.minimum(low, before[0]), torch.maximum(high, before[1]))
         return super().run_node(n)
 
 

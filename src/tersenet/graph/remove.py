@@ -211,7 +211,7 @@ class _Attempt:
         self._zero(gone(self.choice, "out", "direct"))
         contracted = {leaf for dim in self.graph.flow.products for leaf in leaves(dim)}
         self._zero(gone({g: u for g, u in self.choice.items() if g.axis.root() in contracted}, "out", "scale", "shift"))
-        self.constants = constants(self.graph, self.model, self.choice, self.samples[-1])
+        self.constants = constants(self.graph, self.model, self.choice, [s for s in self.samples if self._fits(s)])
         for (name, dim), elements in self.constants.dropped.items():
             self._zero({name: {dim: elements}})
 
@@ -244,6 +244,11 @@ class _Attempt:
                 setattr(module, attribute.name, attribute.value)
                 done.append(attribute)
         self.attributes = tuple(done)
+
+    def _fits(self, sample: Inputs) -> bool:
+        """Whether the exported graph takes it, whose batch size is that of the example."""
+        shapes = [[_shape(value) for value in _tensors(inputs)] for inputs in (sample, self.graph.inputs)]
+        return shapes[0] == shapes[1]
 
     def _outputs(self) -> list[list[torch.Tensor]]:
         return [_tensors(self.model(*args, **kwargs)) for args, kwargs in self.samples]
