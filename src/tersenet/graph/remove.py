@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from tersenet.graph.attributes import Attribute, ConflictError, from_calls, from_shapes
 from tersenet.graph.axes import leaves
 from tersenet.graph.channels import ChannelGraph, Group, as_inputs
+from tersenet.graph.compare import distance, samples_of, shape_of, tensors_in, tolerance
 from tersenet.graph.edits import note
 from tersenet.graph.fold import Constants, constants
 from tersenet.graph.slices import Choice, Kept, chosen, gone, kept, take, tensors_of
@@ -68,7 +68,7 @@ def remove(
     """
     choice = chosen(graph, units)
     refused: dict[str, str] = {}
-    samples = _samples(graph.inputs, None if inputs is None else as_inputs(inputs))
+    samples = samples_of(graph.inputs, None if inputs is None else as_inputs(inputs))
     with undisturbed(model):
         while choice:
             attempt = _Attempt(model, graph, choice, samples)
@@ -137,14 +137,14 @@ class _Attempt:
             return _Failure(str(error), self._near(*error.nodes))
         except Exception as error:  # the model's own code, run with sizes it may not be made for
             return self._blame(error)
-        self.change = max(map(_distance, masked, dense))
+        self.change = max(map(distance, masked, dense))
         if any(
             len(a) != len(b) or any(x.shape != y.shape for x, y in zip(a, b, strict=True))
             for a, b in zip(small, masked, strict=True)
         ):
             return _Failure("an output of the model would change its shape")
-        self.difference = max(map(_distance, small, masked))
-        if not self.difference <= _tolerance(self.before):
+        self.difference = max(map(distance, small, masked))
+        if not self.difference <= tolerance(self.before):
             return _Failure(f"without it the model's output would differ by {self.difference:.2g} from the masked one")
         return None
 
@@ -247,11 +247,11 @@ class _Attempt:
 
     def _fits(self, sample: Inputs) -> bool:
         """Whether the exported graph takes it, whose batch size is that of the example."""
-        shapes = [[_shape(value) for value in _tensors(inputs)] for inputs in (sample, self.graph.inputs)]
+        shapes = [[shape_of(value) for value in tensors_in(inputs)] for inputs in (sample, self.graph.inputs)]
         return shapes[0] == shapes[1]
 
     def _outputs(self) -> list[list[torch.Tensor]]:
-        return [_tensors(self.model(*args, **kwargs)) for args, kwargs in self.samples]
+        return [tensors_in(self.model(*args, **kwargs)) for args, kwargs in self.samples]
 
     def _blame(self, error: Exception) -> _Failure:
         """The groups that meet where the model's code broke: a size is written into it there."""
@@ -291,47 +291,5 @@ def _leaves(dims: Any) -> Iterator[Any]:
             yield from _leaves(entry)
 
 
-def _shape(tensor: torch.Tensor) -> torch.Size:
-    return tensor.shape
-
-
 def _first(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def _tensors(output: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
-
-
-def _distance(one: list[torch.Tensor], other: list[torch.Tensor]) -> float:
-    """Largest |a − b| over largest |b|, of all outputs; NaN and infinity must be at the same places."""
-    worst = 0.0
-    for a, b in zip(one, other, strict=True):
-        if a.shape != b.shape:
-            return float("inf")
-        a, b = a.detach().double(), b.detach().double()
-        same = (a == b) | (a.isnan() & b.isnan())
-        scale = b[b.isfinite()].abs().max().clamp_min(1e-12) if b.isfinite().any() else torch.tensor(1.0)
-        gap = torch.where(same, 0.0, (a - b).abs())
-        worst = max(worst, float((gap.max() if gap.numel() else torch.tensor(0.0)) / scale))
-    return worst
-
-
-def _tolerance(tensors: Mapping[str, torch.Tensor]) -> float:
-    """Room for the other order in which the same sums are added: 1e-4 in fp32, more in shorter formats."""
-    precisions = [torch.finfo(t.dtype).eps for t in tensors.values() if t.is_floating_point()]
-    return max(1e-4, 16 * max(precisions, default=0.0))
-
-
-def _samples(example: Inputs, real: Inputs | None) -> list[Inputs]:
-    """The example, noise like it, and real inputs; the first two differ in every float."""
-    generator = torch.Generator().manual_seed(0)
-
-    def noisy(value: Any) -> Any:
-        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-            return value
-        noise = torch.randn(value.shape, generator=generator).to(value.device, value.dtype)
-        return value + noise * value.std().nan_to_num(1.0).clamp_min(0.1) if value.numel() > 1 else value
-
-    samples = [example] if real is None else [example, real]
-    return [*samples, pytree.tree_map(noisy, example)]
