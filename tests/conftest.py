@@ -6,7 +6,7 @@ import os
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch: threads must not spin for long on a busy machine
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -30,6 +30,7 @@ class ToyContext:
     notes: list[str] = field(default_factory=list)
     trained: list[Training] = field(default_factory=list)
     watch: Callable[[nn.Module], None] | None = None
+    initial: Mapping[str, torch.Tensor] | None = None
 
     def finetune(
         self,
@@ -55,8 +56,22 @@ class ToyContext:
             if on_step:
                 on_step(step, steps)
 
-    def loss(self, model: nn.Module) -> torch.Tensor:
-        return (model(*self.inputs) - self.target).square().mean()
+    def loss(
+        self, model: nn.Module, batch: tuple[tuple[torch.Tensor, ...], torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """Of one batch, or of everything."""
+        inputs, target = (self.inputs, self.target) if batch is None else batch
+        return (model(*inputs) - target).square().mean()
+
+    def batches(
+        self, split: str = "train", count: int | None = None, batch_size: int = 128
+    ) -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
+        for first in range(0, len(self.target), batch_size)[:count]:
+            part = slice(first, first + batch_size)
+            yield tuple(tensor[part] for tensor in self.inputs), self.target[part]
+
+    def initial_weights(self) -> Mapping[str, torch.Tensor] | None:
+        return self.initial
 
     def evaluate(self, model: nn.Module, split: str = "validation") -> dict[str, float]:
         with torch.no_grad():

@@ -8,6 +8,7 @@ from torch import nn
 
 from tersenet.forms import (
     FORMS,
+    NM,
     Dense,
     Form,
     Masked,
@@ -40,7 +41,17 @@ def _half_shared(weight: torch.Tensor, support: torch.Tensor | None) -> Form:
     return Shared(form.index, 3, zero=support is not None, half=True)
 
 
-SAMPLES = {"dense": [lambda w, s: Dense()], "masked": [_masked], "shared": [_shared, _half_shared]}
+def _nm(weight: torch.Tensor, support: torch.Tensor | None) -> Form:
+    """Two of m along the last axis, and in one group fewer."""
+    m = next(m for m in (4, 3) if weight.shape[-1] % m == 0)
+    order = weight.abs().reshape(-1, m).argsort(dim=1, descending=True)[:, :2]
+    mask = torch.zeros(len(order), m, dtype=torch.bool).scatter_(1, order, True)
+    mask[0] = False
+    mask = mask.reshape(weight.shape)
+    return NM(mask if support is None else mask & support, 2, m)
+
+
+SAMPLES = {"dense": [lambda w, s: Dense()], "masked": [_masked], "nm": [_nm], "shared": [_shared, _half_shared]}
 MAKERS = [maker for name in FORMS for maker in SAMPLES[name]]
 PAIRS = [
     (first, second)

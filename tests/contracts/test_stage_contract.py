@@ -22,6 +22,7 @@ SETTINGS = {
         {"sparsity": 0.7, "scope": "global", "schedule": "gradual", "frequency": 2, "finetune": TRAINING},
         {"sparsity": 0.7, "splice": True, "frequency": 2, "finetune": TRAINING},
         {"scope": "std", "quality": 0.5, "schedule": "iterative", "steps": 2, "finetune": TRAINING},
+        {"sparsity": 0.5, "criterion": "taylor", "granularity": "filter", "finetune": TRAINING},
     ],
     "prune.regularize": [
         {"penalty": {"filters": 0.1, "elements": 0.05}, "training": SGD, "finetune": TRAINING},

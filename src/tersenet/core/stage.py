@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 from pydantic import Field
 
@@ -49,6 +49,18 @@ class RunContext(Protocol):
 
     def evaluate(self, model: nn.Module, split: str = "validation") -> dict[str, float]:
         """Loss and, for a classifier, error (a share in [0, 1]) on a split; stages use 'validation' only."""
+
+    def batches(
+        self, split: Literal["train", "validation"] = "train", count: int | None = None, batch_size: int = 128
+    ) -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
+        """(inputs, target) of the first `count` batches of one shuffled pass, or of all of it, on the run's device.
+        Each call gives the same ones, and so does every process."""
+
+    def loss(self, model: nn.Module, batch: tuple[tuple[torch.Tensor, ...], torch.Tensor]) -> torch.Tensor:
+        """The run's objective on one batch, a scalar that carries gradients."""
+
+    def initial_weights(self) -> Mapping[str, torch.Tensor] | None:
+        """{name: weight, on the CPU} before this run trained anything; None if it began with trained weights."""
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         """A stream of random numbers of its own for this stage and purpose."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import islice
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
@@ -20,6 +21,7 @@ from tersenet.core.seeds import derive, generator
 from tersenet.core.training import Training
 from tersenet.data import Splits
 from tersenet.flow.progress import Progress, Quiet
+from tersenet.forms import weight_of, weights
 from tersenet.measure.accuracy import evaluate
 from tersenet.train.checkpoint import CheckpointStore
 from tersenet.train.loop import EpochLog, fit
@@ -42,7 +44,7 @@ class Context:
     seed: int
     store: CheckpointStore
     key: str
-    loss: Training
+    objective: Training
     progress: Progress = field(default_factory=Quiet)
     phase: str = "train"
     epochs: list[Epoch] = field(default_factory=list)
@@ -50,6 +52,7 @@ class Context:
     calls: int = 0
     started: float = field(default_factory=time.perf_counter)
     begun: float = 0.0
+    initial: Mapping[str, torch.Tensor] | None = None
     seconds_before: float = 0.0
 
     def enter(self, phase: str, determined_by: Any) -> None:
@@ -67,6 +70,8 @@ class Context:
         penalty: Callable[[int, int], torch.Tensor] | None = None,
     ) -> None:
         self.calls += 1
+        if self.phase == "train":
+            self.initial = {t.name: weight_of(t).to("cpu", copy=True) for t in weights(model)}
         place = f"{self.key}-{self.calls}"
         training_key = canonical_digest(training.to_dict())
         begun = time.perf_counter()
@@ -93,7 +98,23 @@ class Context:
 
     def evaluate(self, model: nn.Module, split: str = "validation") -> dict[str, float]:
         source = getattr(self.splits, split)
-        return evaluate(model, source, objective_for(self.loss), output_of, self.fabric.device)
+        return evaluate(model, source, objective_for(self.objective), output_of, self.fabric.device)
+
+    def batches(
+        self, split: Literal["train", "validation"] = "train", count: int | None = None, batch_size: int = 128
+    ) -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
+        """Of several processes, each gets all of them: what is decided on them must be the same everywhere."""
+        source = getattr(self.splits, split)
+        for batch in islice(source.batches(batch_size, seed=derive(self.seed, "batches", split)), count):
+            moved = batch.to(self.fabric.device)
+            yield moved.inputs, moved.target
+
+    def loss(self, model: nn.Module, batch: tuple[tuple[torch.Tensor, ...], torch.Tensor]) -> torch.Tensor:
+        inputs, target = batch
+        return objective_for(self.objective)(output_of(model(*inputs)), target)
+
+    def initial_weights(self) -> Mapping[str, torch.Tensor] | None:
+        return self.initial
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         return generator(self.seed, self.phase, *purpose)

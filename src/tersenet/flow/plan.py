@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import nn
@@ -15,8 +16,9 @@ from tersenet.core.seeds import generator
 from tersenet.core.training import Training
 from tersenet.flow.pack import contents_of
 from tersenet.flow.weights import nonzero
-from tersenet.forms import check_order, match
+from tersenet.forms import check_order, match, weight_of, weights
 from tersenet.measure.macs import count_macs, nonzero_macs
+from tersenet.train.objectives import output_of
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,15 @@ class Plan:
 
 @dataclass
 class DryContext:
-    """A run context that trains nothing: masks and codebooks are made, fine-tuning is passed over."""
+    """A run context that trains nothing: masks and codebooks are made, fine-tuning is passed over.
+
+    example: inputs of one example, whose shape the one batch has that it gives; its loss is the mean square of the
+        outputs, as no target is known. initial: the model before its weights were drawn.
+    """
 
     seed: int
+    example: tuple[torch.Tensor, ...] | None = None
+    initial: nn.Module | None = None
     notes: list[str] = field(default_factory=list)
     ticks: int = 100
 
@@ -57,8 +65,26 @@ class DryContext:
     def evaluate(self, model: nn.Module, split: str = "validation") -> dict[str, float]:
         return {"loss": 0.0, "error": 0.0}
 
+    def batches(
+        self, split: Literal["train", "validation"] = "train", count: int | None = None, batch_size: int = 128
+    ) -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
+        if self.example is not None:
+            yield tuple(self._drawn(tensor) for tensor in self.example), torch.zeros(0)
+
+    def loss(self, model: nn.Module, batch: tuple[tuple[torch.Tensor, ...], torch.Tensor]) -> torch.Tensor:
+        return output_of(model(*batch[0])).square().mean()
+
+    def initial_weights(self) -> Mapping[str, torch.Tensor] | None:
+        return None if self.initial is None else {t.name: weight_of(t) for t in weights(self.initial)}
+
     def generator(self, *purpose: str | int) -> torch.Generator:
         return generator(self.seed, "plan", *purpose)
+
+    def _drawn(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Noise of the same shape; numbers that are no measurements (tokens) as they are."""
+        if not tensor.is_floating_point():
+            return tensor
+        return torch.randn(tensor.shape, generator=self.generator("batches"), dtype=tensor.dtype)
 
     def note(self, sentence: str) -> None:
         self.notes.append(sentence)
@@ -72,9 +98,9 @@ def plan(recipe: Recipe, model: nn.Module, inputs: tuple[torch.Tensor, ...] | No
     to a trained net depends on the net; a test holds it to a factor of 1.25 on digits.
     """
     check_order(recipe.stages, model)
-    model = copy.deepcopy(model)
+    given, model = model, copy.deepcopy(model)
     as_if_trained(model, recipe.seed)
-    context, matched = DryContext(recipe.seed), []
+    context, matched = DryContext(recipe.seed, inputs, given if recipe.train else None), []
     dense = copy.deepcopy(model)
     for stage in recipe.stages:
         matched.append((stage.method, [target.name for target in match(model, stage.targets, stage.ignore)]))

@@ -6,6 +6,7 @@ from tersenet.forms.codes import aliases, encode_model, load_codes, plain_state
 from tersenet.forms.dense import Dense
 from tersenet.forms.form import FORMS, Form, decode, register_form
 from tersenet.forms.masked import Masked
+from tersenet.forms.nm import NM
 from tersenet.forms.order import check_order
 from tersenet.forms.shared import Shared
 from tersenet.forms.targets import Target, match, per_target, weights
@@ -14,6 +15,7 @@ import_files(__name__)  # each registers its form
 
 __all__ = [
     "FORMS",
+    "NM",
     "Dense",
     "Form",
     "Masked",

@@ -1,8 +1,26 @@
-"""Setting weights to zero: which ones (criterion), compared with which others (scope), and when (schedule)."""
+"""Setting weights to zero: which ones (criterion), how many together (granularity), compared with which others (scope),
+and when (schedule)."""
 
-from tersenet.prune.criteria import CRITERIA
+from tersenet.prune.criteria import CRITERIA, Criterion
+from tersenet.prune.evidence import Evidence
+from tersenet.prune.granularity import Granularity, per_filter
 from tersenet.prune.groups import Left, Structure, structure
 from tersenet.prune.magnitude import MagnitudePruning
 from tersenet.prune.regularize import Regularization
+from tersenet.prune.scoring import Scoring
+from tersenet.prune.statistics import Statistics
 
-__all__ = ["CRITERIA", "Left", "MagnitudePruning", "Regularization", "Structure", "structure"]
+__all__ = [
+    "CRITERIA",
+    "Criterion",
+    "Evidence",
+    "Granularity",
+    "Left",
+    "MagnitudePruning",
+    "Regularization",
+    "Scoring",
+    "Statistics",
+    "Structure",
+    "per_filter",
+    "structure",
+]

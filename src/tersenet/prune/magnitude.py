@@ -14,21 +14,26 @@ from tersenet.core.stage import Phase, RunContext, Stage, register_stage
 from tersenet.core.training import Training
 from tersenet.forms import Target, match, per_target
 from tersenet.forms.options import one_or_per_layer
+from tersenet.prune.contradictions import contradictions
 from tersenet.prune.criteria import CRITERIA
 from tersenet.prune.dropout import dropouts, rescale, tell
-from tersenet.prune.masks import Counts, Masks
+from tersenet.prune.granularity import Granularity, Name, Reduce
+from tersenet.prune.masks import Counts, Grouping, Masks
 from tersenet.prune.schedule import Window, cubic, geometric
+from tersenet.prune.scoring import Scoring
+from tersenet.prune.statistics import Statistics
 
 
 @register_stage("prune.magnitude")
 class MagnitudePruning(Stage):
-    """Prune by a score of each weight on its own, then fine-tune.
+    """Prune by a score of each weight, or of granules of weights together, then fine-tune.
 
     Han et al. 2015, "Learning both weights and connections", arXiv 1506.02626 (thresholds, iterations, dropout);
     Zhu & Gupta 2017, arXiv 1710.01878, eq. 1 (gradual); Guo et al. 2016, arXiv 1608.04493, eq. 3 (splicing).
 
     Exactly round(sparsity · n) weights are zero; of equal scores the earlier entry is kept. Every weight keeps at
-    least one entry, and what an earlier stage pruned stays pruned.
+    least one entry, and what an earlier stage pruned stays pruned. With another granularity all this is said of its
+    granules (filters, blocks, …) in place of entries. See `criteria.py` for criteria, `granularity.py` for granules.
     """
 
     phase = Phase.SUPPORT
@@ -39,10 +44,25 @@ class MagnitudePruning(Stage):
     quality: float | dict[str, float] | None = Field(
         None, description="scope std: threshold over standard deviation, or {pattern: quality}"
     )
-    criterion: str = Field("magnitude", description="magnitude, square, random or smallest_kept")
+    threshold: float | dict[str, float] | None = Field(
+        None, description="in place of sparsity: scores below it go, or {pattern: threshold}"
+    )
+    criterion: str = Field("magnitude", description=f"{', '.join(CRITERIA)}")
+    scoring: Scoring = Field(Scoring(), description="on how much data the criterion looks, and its own options")
     scope: Literal["layer", "global", "std"] = Field(
         "layer", description="sparsity of each layer, of all together, or by quality × standard deviation"
     )
+    normalize: Literal["mean", "l2"] | None = Field(
+        None, description="scope global: divide scores by their mean or Euclidean norm in each layer first"
+    )
+    granularity: Name = Field("element", description="what goes together")
+    size: tuple[int, ...] = Field(
+        (),
+        description="vector: entries of a piece; block: [rows, columns], default [4, 4]; n:m: [n, m], default [2, 4]",
+    )
+    entries: int = Field(4, ge=1, description="pattern: kept in each kernel")
+    patterns: int = Field(8, ge=1, description="pattern: how many different ones")
+    reduce: Reduce = Field("sum", description="how scores of entries become that of their granule")
     schedule: Literal["one_shot", "iterative", "gradual"] = Field(
         "one_shot", description="at once; in `steps` rounds of prune and fine-tune; or during one fine-tuning"
     )
@@ -70,6 +90,16 @@ class MagnitudePruning(Stage):
     def _quality(cls, value: Any) -> Any:
         return None if value is None else one_or_per_layer(value, "quality", 0, float("inf"))
 
+    @field_validator("threshold", mode="before")
+    @classmethod
+    def _threshold(cls, value: Any) -> Any:
+        return None if value is None else one_or_per_layer(value, "threshold", 0, float("inf"))
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _size(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int) else value
+
     @field_validator("criterion")
     @classmethod
     def _criterion(cls, value: str) -> str:
@@ -79,54 +109,26 @@ class MagnitudePruning(Stage):
 
     @model_validator(mode="after")
     def _fits_together(self) -> MagnitudePruning:
-        wrong = next((sentence for bad, sentence in self._contradictions() if bad), None)
+        wrong = next((sentence for bad, sentence in contradictions(self) if bad), None)
         if wrong:
             raise ValueError(wrong)
         return self
 
-    def _contradictions(self) -> list[tuple[bool, str]]:
-        std, gradual, iterative = self.scope == "std", self.schedule == "gradual", self.schedule == "iterative"
-        return [
-            (std and self.quality is None, "scope 'std' needs 'quality', the threshold in standard deviations"),
-            (std and self.sparsity is not None, "scope 'std' takes 'quality' in place of 'sparsity'"),
-            (std and self.criterion != "magnitude", "scope 'std' is a threshold on magnitude; leave out 'criterion'"),
-            (std and gradual, "scope 'std' has no sparsity that a gradual schedule could grow to; use 'iterative'"),
-            (not std and self.sparsity is None, "'sparsity' is missing"),
-            (not std and self.quality is not None, "'quality' belongs to scope 'std'"),
-            (
-                self.scope == "global" and isinstance(self.sparsity, dict),
-                "scope 'global' takes one sparsity for all weights together, not one for each layer",
-            ),
-            (iterative and self.steps < 2, "schedule 'iterative' needs 'steps' of 2 or more"),
-            (not iterative and self.steps != 1, "'steps' belongs to schedule 'iterative'"),
-            ((iterative or gradual) and self.finetune is None, f"schedule '{self.schedule}' needs 'finetune'"),
-            (self.splice and self.finetune is None, "'splice' needs 'finetune', during which weights come back"),
-            (
-                self.splice and self.criterion not in ("magnitude", "square"),
-                f"'splice' needs criterion 'magnitude' or 'square', not '{self.criterion}'",
-            ),
-            (
-                not (gradual or self.splice) and bool(self.model_fields_set & {"begin", "end", "frequency"}),
-                "'begin', 'end' and 'frequency' belong to schedule 'gradual' and to 'splice'",
-            ),
-            (not self.splice and "margin" in self.model_fields_set, "'margin' belongs to 'splice'"),
-            ((gradual or self.splice) and self.begin >= self.end, "'begin' must be less than 'end'"),
-            (
-                gradual and self.rescale_dropout,
-                "'rescale_dropout' goes with 'one_shot' or 'iterative', where connections do not change in training",
-            ),
-        ]
-
     def options_for(self) -> Iterable[str]:
-        option = self.quality if self.scope == "std" else self.sparsity
+        option = self._given
         return tuple(option) if isinstance(option, dict) else ()
+
+    def check(self, model: nn.Module) -> None:
+        matched = match(model, self.targets, self.ignore)
+        for target in matched:
+            if target.name in per_target(self._given, matched):
+                self.kind.granules(target)
 
     def apply(self, model: nn.Module, context: RunContext) -> nn.Module:
         matched = match(model, self.targets, self.ignore)
         option = self._option(matched, context)
         targets = [target for target in matched if target.name in option]
-        generator = partial(context.generator, "prune")
-        masks = Masks(targets, CRITERIA[self.criterion], generator, context.note, self.margin)
+        masks = self._masks(model, targets, context)
         if self.schedule == "gradual":
             self._gradually(model, context, masks, option)
         else:
@@ -135,14 +137,41 @@ class MagnitudePruning(Stage):
             context.finetune(model, self.final)
         return model
 
-    def _option(self, targets: tuple[Target, ...], context: RunContext) -> dict[str, float]:
-        """Sparsity or quality of each weight; a note for those that get none."""
-        given = self.quality if self.scope == "std" else self.sparsity
+    @property
+    def kind(self) -> Granularity:
+        return Granularity(self.granularity, self.size, self.entries, self.patterns)
+
+    @property
+    def _noun(self) -> Literal["sparsity", "quality", "threshold"]:
+        """The option that says how much goes."""
+        return "quality" if self.scope == "std" else "sparsity" if self.threshold is None else "threshold"
+
+    @property
+    def _given(self) -> float | dict[str, float]:
+        """Its value; that of a granularity which is its own sparsity does not matter."""
+        given: float | dict[str, float] | None = 0.0 if self.kind.fixed else getattr(self, self._noun)
         assert given is not None
-        option = per_target(given, targets)
+        return given
+
+    def _masks(self, model: nn.Module, targets: list[Target], context: RunContext) -> Masks:
+        grouping = Grouping(self.kind, self.reduce, self.normalize)
+        return Masks(
+            targets,
+            CRITERIA[self.criterion],
+            partial(context.generator, "prune"),
+            context.note,
+            self.margin,
+            grouping=grouping,
+            statistics=partial(Statistics, model, targets, context, self.scoring),
+            compensate=self.scoring.compensate,
+        )
+
+    def _option(self, targets: tuple[Target, ...], context: RunContext) -> dict[str, float]:
+        """Sparsity, quality or threshold of each weight; a note for those that get none."""
+        option = per_target(self._given, targets)
         for target in targets:
             if target.name not in option:
-                noun = "quality" if self.scope == "std" else "sparsity"
+                noun = self._noun
                 context.note(f"{self.method}: {target.name} is left as it is, since no {noun} is given for it")
         return option
 
@@ -151,7 +180,10 @@ class MagnitudePruning(Stage):
         rates = dropouts(model) if self.rescale_dropout else ()
         for iteration in range(1, self.steps + 1):
             counts = self._counts(masks, option, iteration)
-            masks.update(counts)
+            if self.kind.fixed:
+                masks.update_within()
+            else:
+                masks.update(counts)
             rescale(rates, masks)
             if self.finetune is not None:
                 self._finetune(model, context, masks, counts)
@@ -161,6 +193,8 @@ class MagnitudePruning(Stage):
     def _counts(self, masks: Masks, option: dict[str, float], iteration: int) -> Counts:
         if self.scope == "std":
             return masks.at_deviation(option)
+        if self.threshold is not None:
+            return masks.at_threshold(option)
         grown = {name: geometric(sparsity, iteration, self.steps) for name, sparsity in option.items()}
         return masks.at_all(next(iter(grown.values()))) if self.scope == "global" else masks.at(grown)
 

@@ -22,6 +22,12 @@ def highest(scores: torch.Tensor, count: int) -> torch.Tensor:
     return (mask & (flat > -torch.inf)).reshape(scores.shape)
 
 
+def highest_of_each(scores: torch.Tensor, count: int) -> torch.Tensor:
+    """Mask of the `count` highest of each row, of those above −∞: bool like `scores` [rows, n]."""
+    order = torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :count]
+    return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order, True) & (scores > -torch.inf)
+
+
 def highest_of_all(scores: Sequence[torch.Tensor], count: int) -> tuple[list[torch.Tensor], list[int]]:
     """Masks of the `count` highest scores over all weights together, and the weights that needed an exception.
 
@@ -47,6 +53,20 @@ def above_deviation(weight: torch.Tensor, support: torch.Tensor, quality: float)
     values = weight[support].double()
     threshold = quality * values.std(correction=0)
     return max(int((values.abs() >= threshold).sum()), 1)
+
+
+def above(scores: torch.Tensor, threshold: float) -> int:
+    """How many scores reach `threshold`, but at least one."""
+    return max(int((scores >= threshold).sum()), 1)
+
+
+def normalised(scores: torch.Tensor, by: str) -> torch.Tensor:
+    """Scores over their mean or their Euclidean norm, by which those of different layers become comparable (Molchanov
+    et al. 2017, "Pruning Convolutional Neural Networks for Resource Efficient Inference", arXiv 1611.06440, §2.2:
+    `by` l2). −∞ stays and does not count; scores whose mean or norm is zero are left as they are."""
+    finite = scores[scores > -torch.inf].double()
+    scale = float(finite.abs().mean() if by == "mean" else torch.linalg.vector_norm(finite)) if finite.numel() else 0.0
+    return scores.double() / scale if scale > 0 else scores.double()
 
 
 def _split(flat: torch.Tensor, like: Sequence[torch.Tensor]) -> list[torch.Tensor]:
