@@ -6,6 +6,7 @@ from tersenet.prune.evidence import Evidence
 from tersenet.prune.granularity import Granularity, per_filter
 from tersenet.prune.groups import Left, Structure, structure
 from tersenet.prune.magnitude import MagnitudePruning
+from tersenet.prune.reconstruct import ReconstructPruning
 from tersenet.prune.regularize import Regularization
 from tersenet.prune.scoring import Scoring
 from tersenet.prune.statistics import Statistics
@@ -17,6 +18,7 @@ __all__ = [
     "Granularity",
     "Left",
     "MagnitudePruning",
+    "ReconstructPruning",
     "Regularization",
     "Scoring",
     "Statistics",
