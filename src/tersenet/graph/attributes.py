@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from tersenet.core.errors import ModelError
 from tersenet.graph.axes import Axis
 from tersenet.graph.flow import Flow
 from tersenet.graph.slices import new_size
-from tersenet.graph.trace import owner
+from tersenet.graph.trace import frames, owner
 
 
 @dataclass(frozen=True)
@@ -72,34 +73,39 @@ def from_calls(model: nn.Module, flow: Flow, lost: Mapping[Axis, int]) -> Iterat
     """Attributes that gave an operator a size which changes.
 
     An attribute is taken for the source of a size only if it holds that very number and the code of the module that
-    calls the operator reads an attribute of that name. Whether that was right shows when the smaller model is compared
+    calls the operator reads an attribute of that name: on the very line, or else elsewhere, if no other operator of the
+    module speaks against it. Whether that was right shows when the smaller model is compared
     with the masked one.
 
     Raises:
         ConflictError: operators need different values of the same attribute.
     """
-    found: dict[tuple[str, str], tuple[Any, Node]] = {}
+    sure: dict[tuple[str, str], tuple[int, Node]] = {}
+    likely: dict[tuple[str, str], set[int]] = defaultdict(set)
     for node, sizes in flow.sizes.items():
         for old, dim in sizes:
             new = new_size(dim, lost)
-            if old <= 0 or new == old:
-                continue
-            for attribute in _holders(model, node, old, new):
-                key = (attribute.module, attribute.name)
-                value, former = found.setdefault(key, (new, node))
-                if value != new:
-                    raise ConflictError(f"'{key[1]}' of {key[0]} would have to be {value} and {new}", (former, node))
-    for (module, name), (value, _) in found.items():
-        yield Attribute(module, name, value)
+            for name, named in _holders(model, node, old):
+                key = (owner(node), name)
+                likely[key].add(new)
+                if named and new != old and sure.setdefault(key, (new, node))[0] != new:
+                    raise ConflictError(
+                        f"'{name}' of {key[0]} would have to be {sure[key][0]} and {new}", (sure[key][1], node)
+                    )
+    for key, values in likely.items():  # where lines that do not name it disagree, it stays
+        value = sure[key][0] if key in sure else values.pop() if len(values) == 1 else None
+        if value is not None and value != getattr(model.get_submodule(key[0]), key[1]):
+            yield Attribute(*key, value)
 
 
-def _holders(model: nn.Module, node: Node, old: int, new: int) -> Iterator[Attribute]:
-    path = owner(node)
-    module = model.get_submodule(path)
+def _holders(model: nn.Module, node: Node, old: int) -> Iterator[tuple[str, bool]]:
+    """Attributes of the calling module that are `old`, and whether the very line names them."""
+    module = model.get_submodule(owner(node))
     code = source(type(module))
+    line = "\n".join(frame.source for frame in frames(node))
     for name, value in vars(module).items():
-        if type(value) is int and value == old and re.search(rf"\.{re.escape(name)}\b", code):
-            yield Attribute(path, name, new)
+        if type(value) is int and value == old > 0 and re.search(rf"\.{re.escape(name)}\b", code):
+            yield name, bool(re.search(rf"\.{re.escape(name)}\b", line))
 
 
 _SOURCES: dict[type, str] = {}

@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from tersenet.graph.attributes import Attribute, ConflictError, from_calls, from_shapes
-from tersenet.graph.axes import leaves
+from tersenet.graph.axes import Axis, leaves
 from tersenet.graph.channels import ChannelGraph, Group, as_inputs
 from tersenet.graph.compare import distance, samples_of, shape_of, tensors_in, tolerance
 from tersenet.graph.edits import note
 from tersenet.graph.fold import Constants, constants
+from tersenet.graph.shapes import mismatch
 from tersenet.graph.slices import Choice, Kept, chosen, gone, kept, take, tensors_of
 from tersenet.graph.trace import Inputs, frames, owner, undisturbed
 
@@ -79,7 +80,7 @@ def remove(
                 return attempt.report(refused)
             attempt.restore()
             while failure is not None and choice:  # as long as the code breaks, it need not be compared
-                for group in failure.guilty or _bisect(model, graph, choice, samples):
+                for group in _culprits(model, graph, choice, samples, failure):
                     refused[group.name] = failure.reason
                     graph.refuse(group, failure.reason)
                     choice = {other: u for other, u in choice.items() if other.name != group.name}
@@ -91,6 +92,18 @@ def try_out(model: nn.Module, graph: ChannelGraph, share: float = 0.5) -> Remova
     """Remove `share` of the units of every group from a copy of `model`: what that refuses, `graph` then refuses."""
     units = {group.name: range(int(group.units * share)) for group in graph if group.prunable}
     return remove(copy.deepcopy(model), graph, units)
+
+
+def _culprits(
+    model: nn.Module, graph: ChannelGraph, choice: Choice, samples: list[Inputs], failure: _Failure
+) -> tuple[Group, ...]:
+    """Of the groups that meet where it failed, those that fail alone; all of them if none does."""
+    if not failure.guilty:
+        return _bisect(model, graph, choice, samples)
+    if len(failure.guilty) == 1:
+        return failure.guilty
+    alone = [g for g in failure.guilty if _Attempt(model, graph, {g: choice[g]}, samples[:1]).probe() is not None]
+    return tuple(alone) or failure.guilty
 
 
 def _bisect(model: nn.Module, graph: ChannelGraph, choice: Choice, samples: list[Inputs]) -> tuple[Group, ...]:
@@ -130,13 +143,9 @@ class _Attempt:
         self._mask()
         masked = self._outputs()
         self._cut()
-        try:
-            self._adapt()
-            small = self._outputs()
-        except ConflictError as error:
-            return _Failure(str(error), self._near(*error.nodes))
-        except Exception as error:  # the model's own code, run with sizes it may not be made for
-            return self._blame(error)
+        failure, small = self._small()
+        if failure is not None:
+            return failure
         self.change = max(map(distance, masked, dense))
         if any(
             len(a) != len(b) or any(x.shape != y.shape for x, y in zip(a, b, strict=True))
@@ -152,15 +161,21 @@ class _Attempt:
         """Whether the model's code runs with the new sizes at all; the model is restored."""
         self._cut()
         try:
-            self._adapt()
-            self._outputs()
-        except ConflictError as error:
-            return _Failure(str(error), self._near(*error.nodes))
-        except Exception as error:
-            return self._blame(error)
+            return self._small()[0]
         finally:
             self.restore()
-        return None
+
+    def _small(self) -> tuple[_Failure | None, list[list[torch.Tensor]]]:
+        """What the model gives now that its tensors are cut, if its own code can run with that."""
+        try:
+            lost = self._adapt()
+            outputs = self._outputs()
+            wrong = mismatch(self.model, self.graph.flow, lost, self.graph.inputs)
+        except ConflictError as error:
+            return _Failure(str(error), self._near(*error.nodes)), []
+        except Exception as error:  # the model's own code, run with sizes it may not be made for
+            return self._blame(error), []
+        return (None if wrong is None else _Failure(wrong[1], self._near(wrong[0]))), outputs
 
     def restore(self) -> None:
         for name, data in self.before.items():
@@ -234,7 +249,8 @@ class _Attempt:
             tensor = self.tensors[name]
             tensor.data = take(tensor.data, places)
 
-    def _adapt(self) -> None:
+    def _adapt(self) -> dict[Axis, int]:
+        """Set the integers of modules; how many units each axis has lost."""
         lost = {group.axis.root(): len(units) for group, units in self.choice.items()}
         done: list[Attribute] = []
         for step in (from_calls(self.model, self.graph.flow, lost), from_shapes(self.model)):
@@ -244,6 +260,7 @@ class _Attempt:
                 setattr(module, attribute.name, attribute.value)
                 done.append(attribute)
         self.attributes = tuple(done)
+        return lost
 
     def _fits(self, sample: Inputs) -> bool:
         """Whether the exported graph takes it, whose batch size is that of the example."""

@@ -14,7 +14,23 @@ from tersenet.graph.flow import Dims, Flow, rule, shape
 @rule(
     *("elementwise", "masked_fill", "where", "hardswish", "gelu", "silu", "mish", "hardtanh", "hardsigmoid"),
     *("softplus", "elu", "selu", "celu", "leaky_relu", "relu6", "log_sigmoid", "softsign", "type_as", "expand_as"),
-    *("nan_to_num", "clamp", "clip", "copy", "rsub", "addcmul", "addcdiv", "lerp", "square", "bernoulli"),
+    *(
+        "__and__",
+        "__or__",
+        "__xor__",
+        "__lshift__",
+        "__rshift__",
+        "nan_to_num",
+        "clamp",
+        "clip",
+        "copy",
+        "rsub",
+        "addcmul",
+        "addcdiv",
+        "lerp",
+        "square",
+        "bernoulli",
+    ),
 )
 def elementwise(flow: Flow, node: Node, args: dict[str, Any]) -> Dims:
     return broadcast(flow, node, [value for value in node.all_input_nodes if flow.dims.get(value) is not None])

@@ -95,6 +95,12 @@ def gather(flow: Flow, node: Node, args: dict[str, Any]) -> Any:
     return made if isinstance(node.meta["val"], list | tuple) else made[0]
 
 
+@rule("new_ones", "new_zeros", "new_full", "new_empty", "new_tensor")
+def new(flow: Flow, node: Node, args: dict[str, Any]) -> Dims:
+    """A constant that takes only type and device from its argument."""
+    return constant(shape(node))
+
+
 @rule("_assert_tensor_metadata", "_assert_async", "_assert_scalar")
 def assertion(flow: Flow, node: Node, args: dict[str, Any]) -> Any:
     """Gives no tensor and demands nothing of sizes."""
