@@ -11,7 +11,6 @@ from torch.func import functional_call
 from tersenet.core.errors import DataError, ModelError, RecipeError
 from tersenet.forms import Masked, attach, match, weights
 from tersenet.prune import CRITERIA, Evidence, Scoring, Statistics, per_filter
-from tersenet.prune.second_order import BlockInverse
 
 
 def net():
