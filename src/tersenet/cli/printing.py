@@ -54,17 +54,31 @@ def _layers(row: dict[str, Any], *roles: str) -> str:
     return ", ".join(layer for layer in dict.fromkeys(layers) if not layer.endswith(".bias")) or "nothing"
 
 
+def _summary(method: dict[str, Any]) -> str:
+    """The first sentence of its description."""
+    paragraph = " ".join(method["about"].split("\n\n", 1)[0].split())
+    return paragraph.split(". ", 1)[0].rstrip(".")
+
+
 def print_methods(methods: list[dict[str, Any]], detailed: bool) -> None:
     for method in methods:
-        summary = method["about"].split("\n", 1)[0]
         if not detailed:
-            print(f"{method['name']:20} {summary}")
+            print(
+                textwrap.fill(_summary(method), 100, initial_indent=f"{method['name']:20} ", subsequent_indent=" " * 21)
+            )
             continue
         print(f"{method['name']}  (settles {method['phase']})\n")
         print(textwrap.indent(method["about"], "  ") + "\n")
         for option in method["options"]:
             default = "required" if option["required"] else f"default {option['default']!r}"
-            print(f"  {option['name']}: {option['type']}  ({default})")
+            print(
+                textwrap.fill(
+                    f"{option['name']}: {option['type']}  ({default})",
+                    98,
+                    initial_indent="  ",
+                    subsequent_indent="    ",
+                )
+            )
             if option["about"]:
                 print(textwrap.fill(option["about"], 78, initial_indent="      ", subsequent_indent="      "))
 

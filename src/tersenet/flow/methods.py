@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
+from tersenet.core.config import Config
 from tersenet.core.stage import STAGES, Stage
 from tersenet.flow.prepare import register_methods
 
@@ -21,17 +23,24 @@ def describe(stage: type[Stage]) -> dict[str, Any]:
         "name": stage.method,
         "phase": stage.phase.name.lower(),
         "about": inspect.cleandoc(stage.__doc__ or ""),
-        "options": [
-            {
-                "name": key,
-                "type": _type_name(entry.annotation),
-                "default": entry.get_default(call_default_factory=True) if not entry.is_required() else None,
-                "required": entry.is_required(),
-                "about": entry.description or "",
-            }
-            for key, entry in stage.model_fields.items()
-        ],
+        "options": list(_options(stage)),
     }
+
+
+def _options(config: type[Config], within: str = "") -> Iterator[dict[str, Any]]:
+    """One row for each option; those of a part that is always there by their path, `scoring.batches`."""
+    for key, entry in config.model_fields.items():
+        default = None if entry.is_required() else entry.get_default(call_default_factory=True)
+        if isinstance(default, Config):
+            yield from _options(type(default), f"{within}{key}.")
+            continue
+        yield {
+            "name": within + key,
+            "type": _type_name(entry.annotation),
+            "default": default,
+            "required": entry.is_required(),
+            "about": entry.description or "",
+        }
 
 
 def _type_name(annotation: Any) -> str:

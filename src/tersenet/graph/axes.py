@@ -227,7 +227,7 @@ def _misaligned(atoms: list[Axis], waiting: list[int], reason: str) -> list[Dim]
 def unify(one: Dim, other: Dim, reason: str) -> None:
     """Demand that the units of both dimensions correspond, one to one; `reason` is used where they cannot."""
     while True:
-        left, right = expand(one), expand(other)
+        left, right = ([axis for axis in expand(dim) if axis.size != 1] for dim in (one, other))  # 1 couples nothing
         clash = next(((a, b) for a, b in zip(left, right, strict=False) if a.size != b.size), None)
         if clash is None:
             break
