@@ -30,7 +30,8 @@ class ReconstructPruning(Stage):
     layers' weights by least squares.
 
     He, Zhang & Sun 2017, "Channel Pruning for Accelerating Very Deep Neural Networks", arXiv 1707.06168, eq. 1–3; or
-    the greedy choice of Luo, Wu & Lin 2017, "ThiNet", arXiv 1707.06342, algorithm 1.
+    the greedy choice of Luo, Wu & Lin 2017, "ThiNet", arXiv 1707.06342, algorithm 1. Both choose at fixed weights; the
+    optimal brain surgeon (Hassibi & Stork 1993) refits them at each step, and so sees what is redundant.
 
     Layers are dealt with in the order in which the model computes. The target is always what the layer gave in the
     original model, the inputs are those of the model as pruned so far, so that errors do not pile up (He et al., §3.2).
@@ -47,7 +48,9 @@ class ReconstructPruning(Stage):
     keep: int | dict[str, int] | None = Field(
         None, description="in place of ratio: how many channels stay, or {group: number}"
     )
-    selection: Literal["lasso", "thinet"] = Field("lasso", description="how channels are chosen")
+    selection: Literal["lasso", "thinet", "surgeon"] = Field(
+        "lasso", description="how channels are chosen; surgeon: by the error that is left after reconstruction"
+    )
     samples: int = Field(5000, ge=1, description="positions of each layer's output that the regression looks at")
     batches: int = Field(16, ge=1, description="over how many batches they are spread")
     batch_size: int = Field(32, ge=1, description="examples of each")

@@ -17,7 +17,16 @@ from tersenet.graph import ChannelGraph, Group, Member
 from tersenet.graph.slices import tensors_of
 from tersenet.graph.trace import Inputs
 from tersenet.prune.readers import Reader, Rows, Sampler
-from tersenet.prune.regression import Moments, Objective, by_lasso, by_thinet, objective, reconstructed
+from tersenet.prune.regression import (
+    Layer,
+    Moments,
+    Objective,
+    by_lasso,
+    by_surgeon,
+    by_thinet,
+    objective,
+    reconstructed,
+)
 
 MOST_COLUMNS = 12_000
 """Inputs of one layer, places of the kernel counted: the regression holds a square matrix of them in memory."""
@@ -96,19 +105,22 @@ class Reconstruction:
     def _choose(self, group: Group, moments: Mapping[str, Moments], keep: int) -> np.ndarray:
         """Units of `group` that go, by the sum of its readers' objectives."""
         names = sorted({member.tensor for member in group.by_role("in")})
-        problem = reduce(add, (self._objective(group, name, moments[name]) for name in names))
-        stay = CHOICES[self.options.selection](problem, keep)
+        layers = [self._layer(group, name, moments[name]) for name in names]
+        if self.options.selection == "surgeon":
+            stay = by_surgeon(layers, group.units, keep, self.options.ridge)
+        else:
+            problems = (objective(each.moments, each.weight * each.kept, each.units, group.units) for each in layers)
+            stay = CHOICES[self.options.selection](reduce(add, problems), keep)
         return np.setdiff1d(np.arange(group.units), stay.cpu().numpy())
 
-    def _objective(self, group: Group, name: str, moments: Moments) -> Objective:
-        reader, weight = self.reading[name], self.state[name]
+    def _layer(self, group: Group, name: str, moments: Moments) -> Layer:
+        reader, weight = self.reading[name], self.state[name].detach()
         units = torch.full((weight.shape[reader.dim],), -1, dtype=torch.long)
         for member in self._places(group, name):
             numbers = np.repeat(np.arange(group.units), member.elements.shape[1])
             units[torch.from_numpy(member.elements.ravel())] = torch.from_numpy(numbers)
         units = units.repeat_interleave(reader.places(weight)).to(weight.device)
-        matrix = reader.matrix(weight.detach()) * self._kept(reader)
-        return objective(moments, matrix, units, group.units)
+        return Layer(moments, reader.matrix(weight), units, self._kept(reader))
 
     def _settle(self, reader: Reader, moments: Moments) -> None:
         """The reader's weights (and bias): zero for what goes, by least squares for the rest."""
