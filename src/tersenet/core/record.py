@@ -26,6 +26,8 @@ class TensorRow(Config):
     parameters: int
     nonzero: int
     distinct: int = Field(description="different values, zero included")
+    rows: int | None = Field(None, description="filters, or rows of a matrix, with an entry other than zero")
+    columns: int | None = Field(None, description="inputs at one place of the kernel, with an entry other than zero")
     bytes_values: int
     bytes_positions: int
     bytes_tables: int = Field(description="codebooks and frequency tables")

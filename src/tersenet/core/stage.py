@@ -89,6 +89,10 @@ class Stage(Config):
     def check(self, model: nn.Module) -> None:
         """Raises RecipeError where the options do not fit `model`; asked before anything is trained."""
 
+    def settles(self) -> Phase:
+        """What it settles with these options; other than `phase` only where they make it settle less."""
+        return self.phase
+
     def options_for(self) -> Iterable[str]:
         """Patterns used in per-layer options (`sparsity: {fc1: 0.9}`), which must each match something."""
         return ()

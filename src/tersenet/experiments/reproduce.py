@@ -41,7 +41,7 @@ def reproduce(name: str, data: Path | None, out: Path, only: str | None, progres
     for row in chosen:
         for seed in row.seeds:
             once(table, row, seed, data, out, progress)
-    rows = [line(row, record) for row in table.rows for record in finished(table, row, data, out)]
+    rows = [line(table, row, record) for row in table.rows for record in finished(table, row, data, out)]
     RESULTS.mkdir(exist_ok=True)
     replace_file(RESULTS / f"{name}.csv", as_csv(rows).encode())
     docs = Path("docs/results")
@@ -85,7 +85,7 @@ def finished(table: Table, row: Row, data: Path | None, out: Path) -> list[Recor
     return [record for record in found if record is not None]
 
 
-def line(row: Row, record: Record) -> dict[str, Any]:
+def line(table: Table, row: Row, record: Record) -> dict[str, Any]:
     """One run as a row of the CSV."""
     figures, paper = record.figures, row.published
     return {
@@ -100,11 +100,15 @@ def line(row: Row, record: Record) -> dict[str, Any]:
         "ratio": round(figures.ratio, 2),
         "parameters": figures.parameters,
         "nonzero": figures.nonzero,
+        "macs": figures.macs,
+        "macs_nonzero": figures.macs_nonzero,
+        "detail": table.detail(record) if table.detail else None,
         "dense_zstd_bytes": figures.dense_zstd_bytes,
         "seconds": round(figures.total_seconds, 1),
         "published_error": paper.error if paper else None,
         "published_bytes": paper.bytes if paper else None,
         "published_ratio": paper.ratio if paper else None,
+        "published_detail": paper.detail if paper else None,
         "source": paper.source if paper else "control",
         "recipe": row.recipe,
         "overrides": " ".join(row.overrides),

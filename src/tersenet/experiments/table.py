@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from tersenet.core.record import Record
 from tersenet.core.registry import Registry
 
 
 @dataclass(frozen=True)
 class Published:
-    """What a paper states. Errors are shares in [0, 1]; bytes as the paper rounds them."""
+    """What a paper states. Errors are shares in [0, 1]; bytes as the paper rounds them; `detail` as the table's."""
 
     source: str
     error: float | None = None
     bytes: int | None = None
     ratio: float | None = None
     nonzero: int | None = None
+    detail: str | None = None
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """`data`: the folder of the data set below `--data`."""
+    """`data`: the folder of the data set below `--data`. `detail`: what else the table shows of each run, and its head.
+    `remark`: what a reader must know of the runs, such as a schedule that is shorter than the published one."""
 
     title: str
     data: str
     rows: tuple[Row, ...]
+    detail: Callable[[Record], str] | None = None
+    head: str = ""
+    remark: str = ""
 
 
 TABLES: Registry[Table] = Registry("table")

@@ -16,7 +16,7 @@ from tersenet.core.record import Figures, Record, StageRow, TensorRow
 from tersenet.core.version import __version__
 from tersenet.flow.context import Context
 from tersenet.flow.pack import contents_of
-from tersenet.flow.weights import counts, histogram, nonzero, plain_weights
+from tersenet.flow.weights import counts, histogram, lines, nonzero, plain_weights
 from tersenet.measure.macs import count_macs, nonzero_macs
 from tersenet.measure.size import dense_sizes
 
@@ -85,7 +85,7 @@ def figures(dense: nn.Module, back: nn.Module, context: Context, rows: list[Stag
         parameters=parameters,
         nonzero=rows[-1].nonzero,
         macs=macs.total,
-        macs_nonzero=nonzero_macs(back, macs),
+        macs_nonzero=nonzero_macs(back, count_macs(back, *inputs)),
         validation_error_dense=rows[0].validation_error,
         validation_error_file=validation.get("error"),
         test_error_dense=test_dense.get("error"),
@@ -100,6 +100,7 @@ def figures(dense: nn.Module, back: nn.Module, context: Context, rows: list[Stag
 
 def tensor_row(row: artifact.LedgerRow, before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> TensorRow:
     kept, distinct = counts(after[row.name])
+    rows, columns = lines(after[row.name])
     return TensorRow(
         name=row.name,
         shape=row.shape,
@@ -108,6 +109,8 @@ def tensor_row(row: artifact.LedgerRow, before: dict[str, torch.Tensor], after: 
         parameters=after[row.name].numel(),
         nonzero=kept,
         distinct=distinct,
+        rows=rows,
+        columns=columns,
         bytes_values=row.values,
         bytes_positions=row.positions,
         bytes_tables=row.tables,

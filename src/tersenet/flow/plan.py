@@ -117,7 +117,7 @@ def plan(recipe: Recipe, model: nn.Module, inputs: tuple[torch.Tensor, ...] | No
         parameters=sum(parameter.numel() for parameter in dense.parameters()),
         nonzero=nonzero(model),
         macs=macs.total if macs else None,
-        macs_nonzero=nonzero_macs(model, macs) if macs else None,
+        macs_nonzero=nonzero_macs(model, count_macs(model, *inputs)) if inputs else None,
         notes=context.notes,
     )
 

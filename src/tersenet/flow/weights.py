@@ -24,6 +24,15 @@ def counts(tensor: torch.Tensor) -> tuple[int, int]:
     return int(torch.count_nonzero(tensor)), int(torch.unique(tensor).numel())
 
 
+def lines(tensor: torch.Tensor) -> tuple[int, int] | tuple[None, None]:
+    """How many rows and columns of the tensor as a matrix [dimension 0, all others] have an entry other than zero; None
+    for vectors and scalars."""
+    if tensor.ndim < 2:
+        return None, None
+    alive = tensor.flatten(1) != 0
+    return int(alive.any(1).sum()), int(alive.any(0).sum())
+
+
 def histogram(tensor: torch.Tensor, like: torch.Tensor | None = None, bins: int = 60) -> Histogram | None:
     """Counts of the finite entries over the range of `like` (or of itself), widened to hold them all; None for integers
     and where there is nothing to count."""

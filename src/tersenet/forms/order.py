@@ -30,19 +30,19 @@ def check_order(stages: Sequence[Stage], model: nn.Module) -> None:
             stage.check(model)
             for target in targets:
                 _in_order(target.name, stage, *settled.get(target.name, (Phase.SHAPE, "")), target.name in given)
-                settled[target.name] = (stage.phase, stage.method)
+                settled[target.name] = (stage.settles(), stage.method)
                 given.discard(target.name)
         except RecipeError as error:
             raise RecipeError(f"{spell(path)}: {error}", path) from None
 
 
 def _in_order(name: str, stage: Stage, phase: Phase, method: str, given: bool) -> None:
-    if stage.phase < phase and given:
+    if stage.settles() < phase and given:
         raise RecipeError(
             f"{stage.method} cannot be applied to {name}: the model given is already compressed ({method}); give a "
             "fresh one, or what tersenet.load reads from the file"
         )
-    if stage.phase < phase:
+    if stage.settles() < phase:
         raise RecipeError(
             f"{stage.method} cannot follow {method} on {name}, because what {method} settles would be lost; swap them"
         )

@@ -135,7 +135,7 @@ def _groups(flow: Flow, model: nn.Module) -> Iterator[Group]:
         if reason is None and axis.size == 1:
             reason = "it has a single unit"
         base = rows[0].tensor.rpartition(".")[0] or rows[0].tensor
-        if rows[0].role not in ("out", "scale") or (axis.size == 1 and reason):
+        if rows[0].role not in ("out", "scale") or (axis.size == 1 and axis.reason):  # not one that shrank to it
             base = f"{rows[0].tensor}[{rows[0].dim}]"
         taken[base] += 1
         yield Group(base if taken[base] == 1 else f"{base}#{taken[base]}", axis.size, tuple(rows), reason, axis)

@@ -15,6 +15,9 @@ from tersenet.graph.trace import Trace, bound, operator, place
 
 Dims = list[Dim]
 
+INPUT, OUTPUT = "it is an input of the model", "it is an output of the model"
+"""Why the channels at both ends of every model stay."""
+
 
 @dataclass(frozen=True)
 class Contraction:
@@ -165,7 +168,7 @@ def follow(model: nn.Module, trace: Trace) -> Flow:
             flow.dims[node] = _call(flow, node)
         elif node.op == "output":
             for value in node.all_input_nodes:
-                _pin_all(flow.dims[value], "it is an output of the model")
+                _pin_all(flow.dims[value], OUTPUT)
         else:
             flow.dims[node] = None
     return flow
@@ -184,7 +187,7 @@ def _placeholder(flow: Flow, node: Node) -> Any:
     if name is not None and name in flow.tensors:
         return flow.tensors[name]
     value = node.meta.get("val")
-    return constant(value.shape, "it is an input of the model") if isinstance(value, torch.Tensor) else None
+    return constant(value.shape, INPUT) if isinstance(value, torch.Tensor) else None
 
 
 def _call(flow: Flow, node: Node) -> Any:

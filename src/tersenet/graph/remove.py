@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +18,7 @@ from tersenet.graph.blame import Failure
 from tersenet.graph.channels import ChannelGraph, Group, as_inputs
 from tersenet.graph.compare import samples_of
 from tersenet.graph.edits import note
-from tersenet.graph.slices import Choice, chosen, take
+from tersenet.graph.slices import Choice, Units, chosen, take
 from tersenet.graph.trace import Inputs, undisturbed
 
 
@@ -45,7 +45,7 @@ class Removal:
 def remove(
     model: nn.Module,
     graph: ChannelGraph,
-    units: Mapping[str, Sequence[int]],
+    units: Units,
     *,
     inputs: Any = None,
     optimizer: torch.optim.Optimizer | None = None,

@@ -16,11 +16,14 @@ from tersenet.graph.channels import ChannelGraph, Group
 Choice = Mapping[Group, np.ndarray]
 """Group → its units that go, in ascending order."""
 
+Units = Mapping[str, Sequence[int] | np.ndarray]
+"""Group's name → numbers of its units."""
+
 Kept = dict[str, dict[int, np.ndarray]]
 """Tensor → dimension → the elements that stay, in ascending order."""
 
 
-def chosen(graph: ChannelGraph, units: Mapping[str, Sequence[int]]) -> dict[Group, np.ndarray]:
+def chosen(graph: ChannelGraph, units: Units) -> dict[Group, np.ndarray]:
     """The choice that gives for each group by name the units to remove.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tersenet.prune import granularity
-from tersenet.prune.criteria import CRITERIA
+from tersenet.prune.criteria import CRITERIA, foreign_options
 
 if TYPE_CHECKING:
     from tersenet.prune.magnitude import MagnitudePruning
@@ -99,8 +99,7 @@ def _of_splicing(stage: MagnitudePruning) -> Found:
 
 def _of_criteria(stage: MagnitudePruning) -> Found:
     criterion = CRITERIA[stage.criterion]
-    foreign = sorted(stage.scoring.model_fields_set - set(criterion.options))
-    known = [name for name in CRITERIA if foreign and foreign[0] in CRITERIA[name].options]
+    foreign = foreign_options(stage.criterion, stage.scoring)
     return [
         (
             criterion.per_filter and stage.granularity != "filter",
@@ -110,7 +109,7 @@ def _of_criteria(stage: MagnitudePruning) -> Found:
             criterion.per_filter and "reduce" in stage.model_fields_set,
             f"criterion '{stage.criterion}' scores whole filters, so there is nothing to 'reduce'",
         ),
-        (bool(foreign), f"scoring.{(foreign or [''])[0]} belongs to criterion {', '.join(known)}"),
+        (foreign is not None, foreign or ""),
         (
             stage.scoring.compensate and stage.schedule == "gradual",
             "scoring.compensate goes with schedule 'one_shot' or 'iterative', where no training runs meanwhile",

@@ -11,6 +11,7 @@ import torch
 from tersenet.core.registry import Registry
 from tersenet.prune.evidence import Evidence
 from tersenet.prune.granularity import Granularity
+from tersenet.prune.scoring import Scoring
 
 Score = Callable[[torch.Tensor, torch.Generator, Evidence], torch.Tensor]
 
@@ -163,3 +164,12 @@ def fpgm(weight: torch.Tensor, generator: torch.Generator, evidence: Evidence) -
     (He et al. 2019, arXiv 1811.00250, eq. 6 to 8)."""
     filters = Granularity("filter").granules(evidence.target).entries(weight.double())
     return torch.cdist(filters, filters, compute_mode="donot_use_mm_for_euclid_dist").sum(1)
+
+
+def foreign_options(name: str, scoring: Scoring) -> str | None:
+    """A sentence on options that belong to other criteria than the one called `name`; None if there are none."""
+    foreign = sorted(scoring.model_fields_set - set(CRITERIA[name].options))
+    if not foreign:
+        return None
+    known = [other for other in CRITERIA if foreign[0] in CRITERIA[other].options]
+    return f"scoring.{foreign[0]} belongs to criterion {', '.join(known)}"

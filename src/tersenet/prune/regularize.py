@@ -15,6 +15,7 @@ from tersenet.core.stage import Phase, RunContext, Stage, register_stage
 from tersenet.core.training import Training
 from tersenet.forms import Masked, Target, attach, form_of, latent_of, match, per_target, weight_of
 from tersenet.forms.options import one_or_per_layer
+from tersenet.prune.dead import remove_dead
 from tersenet.prune.gammas import gammas, strength_of
 from tersenet.prune.groups import FAMILIES, structure_of
 from tersenet.prune.lasso import Term, penalty, shrink_all
@@ -65,6 +66,7 @@ class Regularization(Stage):
         None, gt=0, description=f"subgradient: a group with a smaller norm becomes zero; default {THRESHOLD:g}"
     )
     mask: bool = Field(True, description="hold groups that are zero at zero from now on; false: leave plain zeros")
+    remove: bool = Field(True, description="take channels out that are zero in all that makes, scales or reads them")
     finetune: Training | None = Field(None, description="afterwards, without the penalty")
 
     @field_validator("penalty", mode="before")
@@ -96,6 +98,9 @@ class Regularization(Stage):
             raise ValueError("'finetune' needs 'mask: true', without which zeros would not last")
         return self
 
+    def settles(self) -> Phase:
+        return self.phase if self.mask else Phase.SHAPE
+
     def check(self, model: nn.Module) -> None:
         self._terms(model)
 
@@ -108,8 +113,11 @@ class Regularization(Stage):
             context.finetune(model, self.training, penalty=lambda step, steps: penalty(terms, self._share(step, steps)))
             for term in terms:
                 term.zero_below(THRESHOLD if self.threshold is None else self.threshold)
-        for target in {term.target.name: term.target for term in terms}.values():
-            self._settle(target, [term for term in terms if term.target.name == target.name], context)
+        self._report(terms, context)
+        if self.remove:
+            remove_dead(model, context)
+        if self.mask:
+            self._hold_zeros(model, {term.target.name for term in terms})
         if self.finetune is not None:
             context.finetune(model, self.finetune)
         return model
@@ -169,16 +177,23 @@ class Regularization(Stage):
 
         return on_step
 
-    def _settle(self, target: Target, terms: list[Term], context: RunContext) -> None:
-        """Hold the groups of a weight that are zero, and say what is left."""
-        if not bool(weight_of(target).isfinite().all()):
-            raise ModelError(f"{target.name} holds NaN or infinity after training; lower the learning rate")
-        if self.mask:
-            _hold(target, torch.stack([term.alive() for term in terms]).all(dim=0))
-        left = structure_of(target)
-        context.note(f"{left}")
-        if left.entries.left == 0 and not any(term.family == "depth" for term in terms):
-            context.note(f"{target.name} is zero altogether, so nothing passes through it; lower its penalty")
+    def _report(self, terms: list[Term], context: RunContext) -> None:
+        """Say what is left of each weight; raises ModelError for one that is NaN or infinite."""
+        for target in {term.target.name: term.target for term in terms}.values():
+            if not bool(weight_of(target).isfinite().all()):
+                raise ModelError(f"{target.name} holds NaN or infinity after training; lower the learning rate")
+            left = structure_of(target)
+            context.note(f"{left}")
+            deep = any(term.family == "depth" for term in terms if term.target.name == target.name)
+            if left.entries.left == 0 and not deep:
+                context.note(f"{target.name} is zero altogether, so nothing passes through it; lower its penalty")
+
+    def _hold_zeros(self, model: nn.Module, names: set[str]) -> None:
+        """Mask the groups that are zero in the weights of these names, as large as they are now."""
+        terms = [term for term in self._terms(model) if term.target.name in names]
+        for target in {term.target.name: term.target for term in terms}.values():
+            own = [term.alive() for term in terms if term.target.name == target.name]
+            _hold(target, torch.stack(own).all(dim=0))
 
 
 def _strengths(family: str, option: Strength, targets: tuple[Target, ...]) -> dict[str, float]:
