@@ -9,10 +9,12 @@ from torch import nn
 from tersenet.forms import (
     FORMS,
     NM,
+    Binary,
     Dense,
     Form,
     Masked,
     Shared,
+    Ternary,
     aliases,
     attach,
     decode,
@@ -51,7 +53,30 @@ def _nm(weight: torch.Tensor, support: torch.Tensor | None) -> Form:
     return NM(mask if support is None else mask & support, 2, m)
 
 
-SAMPLES = {"dense": [lambda w, s: Dense()], "masked": [_masked], "nm": [_nm], "shared": [_shared, _half_shared]}
+def _binary(weight: torch.Tensor, support: torch.Tensor | None) -> Form:
+    return Binary(weight.shape, support=support, bound=0.1)
+
+
+def _scaled_binary(weight: torch.Tensor, support: torch.Tensor | None) -> Form:
+    return Binary(weight.shape, support=support, scaled=True, axis=0)
+
+
+def _ternary(weight: torch.Tensor, support: torch.Tensor | None) -> Form:
+    return Ternary(weight.shape, support=support, axis=0)
+
+
+def _trained_ternary(weight: torch.Tensor, support: torch.Tensor | None) -> Form:
+    return Ternary(weight.shape, 0.3, "share", support=support, start=weight)
+
+
+SAMPLES = {
+    "dense": [lambda w, s: Dense()],
+    "masked": [_masked],
+    "nm": [_nm],
+    "shared": [_shared, _half_shared],
+    "binary": [_binary, _scaled_binary],
+    "ternary": [_ternary, _trained_ternary],
+}
 MAKERS = [maker for name in FORMS for maker in SAMPLES[name]]
 PAIRS = [
     (first, second)

@@ -17,6 +17,7 @@ from tersenet.models import MODELS, build, input_shape, skeleton
 SEED = 3
 SMALLER = {  # arguments, and the shape of an example
     "alexnet": ({"image": 64, "hidden": 32}, (3, 64, 64)),
+    "bnn": ({"hidden": [64, 64, 64]}, (1, 28, 28)),
     "densenet121": ({"growth": 8, "initial": 16}, (3, 32, 32)),
     "resnet18": ({"width": 8}, (3, 64, 64)),
     "resnet34": ({"width": 8}, (3, 64, 64)),

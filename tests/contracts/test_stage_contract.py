@@ -18,6 +18,11 @@ from tersenet.graph.edits import apply, noted
 TRAINING = {"steps": 6, "lr": 0.02}
 SGD = {"steps": 6, "lr": 0.02, "optimizer": "sgd", "momentum": 0}
 SETTINGS = {
+    "prune.channels": [
+        {"ratio": 0.5, "finetune": TRAINING},
+        {"ratio": 0.6, "criterion": "taylor", "schedule": "iterative", "steps": 2, "finetune": TRAINING},
+    ],
+    "prune.depth": [{"zero_only": True, "finetune": TRAINING}],
     "prune.magnitude": [
         {"sparsity": 0.6, "finetune": TRAINING},
         {"sparsity": 0.7, "scope": "global", "schedule": "gradual", "frequency": 2, "finetune": TRAINING},
@@ -29,6 +34,14 @@ SETTINGS = {
     "prune.regularize": [
         {"penalty": {"filters": 0.1, "elements": 0.05}, "training": SGD, "finetune": TRAINING},
         {"penalty": {"channels": 0.1}, "form": "subgradient", "training": TRAINING, "finetune": TRAINING},
+    ],
+    "quantize.binary": [
+        {"finetune": TRAINING},
+        {"scale": "none", "stochastic": True, "finetune": {"steps": 12, "lr": 0.05}},
+    ],
+    "quantize.ternary": [
+        {"finetune": TRAINING},
+        {"values": "fixed", "scale": "filter", "finetune": TRAINING},
     ],
     "quantize.share": [
         {"bits": 3, "finetune": TRAINING},

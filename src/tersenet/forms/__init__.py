@@ -2,6 +2,7 @@
 
 from tersenet.core.discover import import_files
 from tersenet.forms.attach import attach, detach, form_of, latent_of, weight_of
+from tersenet.forms.binary import Binary
 from tersenet.forms.codes import aliases, encode_model, load_codes, plain_state
 from tersenet.forms.dense import Dense
 from tersenet.forms.form import FORMS, Form, decode, register_form
@@ -10,17 +11,20 @@ from tersenet.forms.nm import NM
 from tersenet.forms.order import check_order
 from tersenet.forms.shared import Shared
 from tersenet.forms.targets import Target, match, per_target, weights
+from tersenet.forms.ternary import Ternary
 
 import_files(__name__)  # each registers its form
 
 __all__ = [
     "FORMS",
     "NM",
+    "Binary",
     "Dense",
     "Form",
     "Masked",
     "Shared",
     "Target",
+    "Ternary",
     "aliases",
     "attach",
     "check_order",

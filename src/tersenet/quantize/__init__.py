@@ -1,5 +1,7 @@
 """Fewer values for weights."""
 
+from tersenet.quantize.binary import Binarization
 from tersenet.quantize.share import WeightSharing
+from tersenet.quantize.ternary import Ternarization
 
-__all__ = ["WeightSharing"]
+__all__ = ["Binarization", "Ternarization", "WeightSharing"]

@@ -46,6 +46,25 @@ def mean_squared_error(training: Training) -> Objective:
     return loss
 
 
+@OBJECTIVES.register("squared_hinge")
+def squared_hinge(training: Training) -> Objective:
+    """Mean max(0, 1 − t·output)² over all outputs, t = 1 for the target's class and −1 for all others (the L2-SVM
+    output of Tang 2013, arXiv 1306.0239, as binary networks use it). Output (N, C, …), target (N, …) classes."""
+    if training.label_smoothing:
+        raise RecipeError("'label_smoothing' does not go with objective 'squared_hinge', whose targets are −1 and 1")
+
+    def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        if target.is_floating_point() or target.shape != output.shape[:1] + output.shape[2:]:
+            raise ModelError(
+                f"objective 'squared_hinge' takes an output (N, C, …) and classes (N, …), but the output is "
+                f"{tuple(output.shape)} and the target {target.dtype} of shape {tuple(target.shape)}"
+            )
+        signs = torch.full_like(output, -1.0, dtype=torch.float32).scatter_(1, target.long().unsqueeze(1), 1.0)
+        return (1 - signs * output.float()).clamp(min=0).square().mean()
+
+    return loss
+
+
 def objective_for(training: Training) -> Objective:
     """The function that `training.objective` names; raises RecipeError when there is none."""
     name = training.objective

@@ -1,0 +1,54 @@
+"""What binary and ternary stages ask of a weight, and how many values it may take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import torch
+from torch import nn
+
+from tersenet.core.errors import ModelError, RecipeError
+from tersenet.forms import Target, form_of, weight_of
+
+Scale = Literal["tensor", "filter"]
+
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def refuse_vectors(targets: Iterable[Target], method: str) -> None:
+    """Raises RecipeError for a bias or a norm's scale."""
+    if vector := next((target for target in targets if target.vector), None):
+        raise RecipeError(f"{method} takes weights of two or more dimensions, and {vector.name} is a vector")
+
+
+def signed_weight(target: Target) -> torch.Tensor:
+    """The weight; raises ModelError where no signs can be taken from it."""
+    weight = weight_of(target)
+    if not bool(weight.isfinite().all()):
+        raise ModelError(f"{target.name} holds NaN or infinity, which have no sign to keep; lower the learning rate")
+    if not bool(weight.any()):
+        raise ModelError(f"{target.name} holds zeros alone, from which no sign can be taken; leave it out by 'ignore'")
+    return weight
+
+
+def filters_axis(target: Target) -> int:
+    """The axis of the weight along which its filters lie."""
+    return 1 if isinstance(target.module, _TRANSPOSED) else 0
+
+
+def scale_for(target: Target, wanted: Scale, values: Callable[[int], int], note: Callable[[str], None]) -> Scale | None:
+    """`wanted`, or less where the weight has been promised to take fewer values; None where even one scale is too much.
+
+    values: how many values there are with so many scales. note: told where it is not `wanted`.
+    """
+    form = form_of(target)
+    room = float("inf") if form is None or form.distinct is None else form.distinct
+    if wanted == "filter" and values(target.shape[filters_axis(target)]) <= room:
+        return "filter"
+    if values(1) > room:
+        note(f"{target.name} takes {room} values already, fewer than this would give it; it is left as it is")
+        return None
+    if wanted == "filter":
+        note(f"{target.name} takes {room} values already, too few for a scale for each filter; it gets one for all")
+    return "tensor"
