@@ -53,6 +53,9 @@ codes = st.builds(
 )
 
 
+integers = st.integers(-(2**62), 2**62)
+
+
 @st.composite
 def any_contents(draw: st.DrawFn) -> Contents:
     tensors = draw(st.dictionaries(words, codes, max_size=4))
@@ -66,7 +69,7 @@ def any_contents(draw: st.DrawFn) -> Contents:
         data=draw(words),
         data_digest=draw(words | st.binary(max_size=16).map(bytes.hex)),
         seed=draw(st.integers(0, 2**63 - 1)),
-        edits=draw(st.dictionaries(words, st.dictionaries(words, st.integers(-(2**62), 2**62)), max_size=2)),
+        edits=draw(st.dictionaries(words, st.integers(0, 16) | st.dictionaries(words, integers), max_size=2)),
         graph=draw(objects),
     )
 

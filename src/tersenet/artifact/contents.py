@@ -21,7 +21,8 @@ class Contents:
     data, data_digest: what the training data is called, and its digest (best as hexadecimal digits: half the bytes).
     seed: of the run.
     edits: module → its integers (channels, groups, heads) that differ from what the specification or the user's code
-        gives, since channels were removed. Where there are any, tensors are as large as they are here.
+        gives, since channels were removed; or, for a module that was taken out, how many values it gave: 0 for one
+        tensor, n for a tuple of n. Where there are any edits, tensors are as large as they are here.
     graph: the network's operators without its weights, for models that no specification names (`graph/program.py`).
     """
 
@@ -33,7 +34,7 @@ class Contents:
     data: str = ""
     data_digest: str = ""
     seed: int = 0
-    edits: dict[str, dict[str, int]] = field(default_factory=dict)
+    edits: dict[str, dict[str, int] | int] = field(default_factory=dict)
     graph: dict[str, Any] = field(default_factory=dict)
 
 

@@ -29,6 +29,10 @@ FLAT = -1
 """In place of a table's number of axes: one axis, with one number for each element of the weight."""
 
 
+Values = Annotated[int, msgspec.Meta(ge=0, le=16)]
+"""What a module gave that was taken out: 0 for one tensor, n for a tuple of n."""
+
+
 class TableLayout(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
     dtype: Literal[tuple(DTYPES)]  # type: ignore[valid-type]
     axes: Annotated[int, msgspec.Meta(ge=FLAT, le=MAX_AXES)]
@@ -55,7 +59,7 @@ class Text(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=T
     recipe: dict[str, Any]
     versions: dict[str, str]
     data: str
-    edits: dict[str, dict[str, int]] = {}
+    edits: dict[str, dict[str, int] | Values] = {}
     graph: dict[str, Any] = {}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,40 +12,96 @@ from tersenet.core.errors import ModelError
 from tersenet.graph.attributes import Attribute
 from tersenet.graph.slices import tensors_of
 
-Edits = dict[str, dict[str, int]]
-"""Module → attribute → integer. `{"": {}}` says that shapes changed and nothing else."""
+Edits = dict[str, dict[str, int] | int]
+"""Module → attribute → integer; or module → `Skip.values`, for one that was taken out. `{"": {}}` says that shapes
+changed and nothing else."""
 
 _KEY = "_tersenet_edits"
 
 
+class Skip(nn.Identity):
+    """Stands where a block was taken out: gives back its first argument, of however many.
+
+    values: 0 for that tensor alone; n for a tuple of n, whose others are None.
+    """
+
+    def __init__(self, values: int = 0) -> None:
+        super().__init__()
+        self.values = values
+
+    def forward(self, input: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return (input, *[None] * (self.values - 1)) if self.values else input
+
+
+def put(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """`new` takes the place of `old` wherever `model` has it."""
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is old:
+                parent._modules[name] = new
+
+
 def noted(model: nn.Module) -> Edits:
     """The edits made to `model` since it was built; copies of the model have them too."""
-    return {module: dict(values) for module, values in model.__dict__.get(_KEY, {}).items()}
+    return _copied(model.__dict__.get(_KEY, {}))
+
+
+def _copied(edits: Mapping[str, Mapping[str, int] | int]) -> Edits:
+    return {path: values if isinstance(values, int) else dict(values) for path, values in edits.items()}
 
 
 def note(model: nn.Module, attributes: Iterable[Attribute]) -> None:
     """Remember the edits of one removal."""
     edits = noted(model) or {"": {}}
     for attribute in attributes:
-        edits.setdefault(attribute.module, {})[attribute.name] = int(attribute.value)
+        values = edits.setdefault(attribute.module, {})
+        assert not isinstance(values, int)  # what was taken out has no operators, and so no sizes
+        values[attribute.name] = int(attribute.value)
     model.__dict__[_KEY] = edits
 
 
-def apply(model: nn.Module, edits: Mapping[str, Mapping[str, int]], shapes: Mapping[str, tuple[int, ...]]) -> None:
+def take_out(model: nn.Module, name: str, values: int) -> None:
+    """Put a `Skip` where the module `name` is, and remember it; what was noted of its inside is forgotten."""
+    old = model.get_submodule(name)
+    put(model, old, Skip(values).train(old.training))
+    edits = {path: edit for path, edit in noted(model).items() if not f"{path}.".startswith(f"{name}.")}
+    model.__dict__[_KEY] = {**edits, name: values}
+
+
+def apply(
+    model: nn.Module,
+    edits: Mapping[str, Mapping[str, int] | int],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
     """Make a freshly built `model` as small as the one that was stored; its tensors' values are then undefined.
 
-    Only integers that a module already has are set, and only to smaller ones; nothing grows.
+    Only modules that are there are taken out, only integers that a module already has are set, and only to smaller
+    ones; nothing grows.
 
     Raises:
         ModelError: the model has no such module, attribute or tensor, or it is smaller than what was stored.
     """
+    for path, values in sorted((path, values) for path, values in edits.items() if isinstance(values, int)):
+        if not path or path not in dict(model.named_modules(remove_duplicate=False)):
+            raise ModelError(f"the file takes out '{path}', which this model does not have: it is another")
+        take_out(model, path, values)
     modules = dict(model.named_modules())
-    for path, values in edits.items():
-        for name, value in values.items():
-            own = vars(modules[path]).get(name) if path in modules else None
-            if type(own) is not int or not 0 < value <= own:
-                raise ModelError(f"the file sets '{path}.{name}' to {value}, where this model has {own}: it is another")
-            setattr(modules[path], name, value)
+    for path, sizes in edits.items():
+        if not isinstance(sizes, int):
+            _set(modules.get(path), path, sizes)
+    _shrink(model, shapes)
+    model.__dict__[_KEY] = _copied(edits)
+
+
+def _set(module: nn.Module | None, path: str, values: Mapping[str, int]) -> None:
+    for name, value in values.items():
+        own = None if module is None else vars(module).get(name)
+        if type(own) is not int or not 0 < value <= own:
+            raise ModelError(f"the file sets '{path}.{name}' to {value}, where this model has {own}: it is another")
+        setattr(module, name, value)
+
+
+def _shrink(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
     tensors = tensors_of(model)
     for name, shape in shapes.items():
         own = tensors.get(name)
@@ -53,4 +110,3 @@ def apply(model: nn.Module, edits: Mapping[str, Mapping[str, int]], shapes: Mapp
         if own.ndim != len(shape) or any(new > old for new, old in zip(shape, own.shape, strict=True)):
             raise ModelError(f"'{name}' is {list(own.shape)} in the model and {list(shape)} in the file")
         own.data = own.data.new_empty(shape)
-    model.__dict__[_KEY] = {module: dict(values) for module, values in edits.items()}

@@ -2,6 +2,7 @@
 and when (schedule)."""
 
 from tersenet.prune.criteria import CRITERIA, Criterion
+from tersenet.prune.depth import DepthPruning
 from tersenet.prune.evidence import Evidence
 from tersenet.prune.granularity import Granularity, per_filter
 from tersenet.prune.groups import Left, Structure, structure
@@ -14,6 +15,7 @@ from tersenet.prune.statistics import Statistics
 __all__ = [
     "CRITERIA",
     "Criterion",
+    "DepthPruning",
     "Evidence",
     "Granularity",
     "Left",
