@@ -9,7 +9,7 @@ import torch
 from tersenet.core.code import Code
 from tersenet.core.stage import Phase
 from tersenet.forms.form import Form, refuse_nan, register_form
-from tersenet.forms.signs import along, decode_signs, encode_signs, row_means, rows, valued
+from tersenet.forms.signs import along, decode_signs, encode_signs, row_counts, row_means, rows, scaled, signs_of
 
 
 class _Binarize(torch.autograd.Function):
@@ -33,7 +33,7 @@ class _Binarize(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(signs, scale, mask)
         ctx.axis, ctx.bound = axis, bound
-        return signs.to(latent.dtype) if scale is None else valued(signs, -scale, scale, axis)
+        return signs.to(latent.dtype) if scale is None else scaled(signs, scale, axis)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -43,8 +43,10 @@ class _Binarize(torch.autograd.Function):
         if scale is None:
             return passed / ctx.bound, *rest
         sign = signs.to(gradient.dtype)
-        moved = row_means(rows(gradient * sign, axis), None if mask is None else rows(mask, axis))
-        return passed * along(scale, signs.ndim, axis) + sign * along(moved, signs.ndim, axis), *rest
+        count = signs.numel() // len(scale) if mask is None else row_counts(rows(mask, axis)).clamp(min=1)
+        moved = rows(gradient * sign, axis).sum(1) / count
+        through = passed * along(scale, signs.ndim, axis)
+        return through.add_(sign.mul_(along(moved, signs.ndim, axis))), *rest
 
 
 @register_form("binary")
@@ -64,7 +66,7 @@ class Binary(Form):
     real: outside of training mode the weight is latent / bound, clipped, in place of its sign (§2.6, second method);
         for the time of a training only, as a code holds signs.
 
-    While `draw` is not negative and the form is in training mode, signs are drawn (§2.3, eq. 2 and 3): +1 with
+    While `draw` is not negative and the form is in training mode, signs are drawn (§2.2, eq. 2 and 3): +1 with
     probability clip((latent / bound + 1) / 2, 0, 1), the same ones whenever `draw` is the same.
     """
 
@@ -133,23 +135,24 @@ class Binary(Form):
 
     def _signs(self, latent: torch.Tensor) -> torch.Tensor:
         """int8: 1, −1, or 0 outside of the support."""
-        return self._masked((latent >= 0).to(torch.int8).mul_(2).sub_(1))
+        return self._within(latent >= 0)
 
     def _drawn(self, latent: torch.Tensor) -> torch.Tensor:
+        """The same with chance: a uniform number in [−bound, bound) lies below the latent with the probability that is
+        wanted, clipped where the latent lies outside."""
         generator = torch.Generator(latent.device).manual_seed(int(self.draw))
         uniform = torch.rand(latent.shape, generator=generator, dtype=torch.float32, device=latent.device)
-        positive = uniform < hard_sigmoid(latent.float() / self.bound)
-        return self._masked(positive.to(torch.int8).mul_(2).sub_(1))
+        return self._within(uniform.mul_(2 * self.bound).sub_(self.bound) < latent)
+
+    def _within(self, positive: torch.Tensor) -> torch.Tensor:
+        signs = signs_of(positive, ~positive)
+        return signs if self.mask is None else signs.mul_(self.mask.view(torch.int8))
 
     def _scale(self, latent: torch.Tensor) -> torch.Tensor:
         """α of each row [rows]."""
-        size = rows(self._masked(latent).abs(), self.axis)
-        return row_means(size, None if self.mask is None else rows(self.mask, self.axis))
+        return row_means(
+            rows(self._masked(latent), self.axis), None if self.mask is None else rows(self.mask, self.axis)
+        )
 
     def _masked(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor if self.mask is None else torch.where(self.mask, tensor, 0)
-
-
-def hard_sigmoid(x: torch.Tensor) -> torch.Tensor:
-    """clip((x + 1) / 2, 0, 1): BinaryConnect, eq. 3."""
-    return ((x + 1) / 2).clamp(0, 1)

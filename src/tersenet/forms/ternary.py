@@ -10,46 +10,63 @@ from torch import nn
 from tersenet.core.code import Code
 from tersenet.core.stage import Phase
 from tersenet.forms.form import Form, refuse_nan, register_form
-from tersenet.forms.signs import along, decode_signs, encode_signs, row_means, rows, valued
+from tersenet.forms.signs import along, decode_signs, encode_signs, row_means, rows, scaled, signs_of, two_valued
 
 Of = Literal["mean", "largest", "share"]
 """What the threshold multiplies: the mean of |latent|, the largest; or it is the share of entries that become zero."""
 
 
-class _Ternarize(torch.autograd.Function):
-    """Values from signs that are given.
+class _Fixed(torch.autograd.Function):
+    """±scale from signs that are given; the gradient passes as it is (TWN, §2.3), within the support."""
 
-    Learned values (TTQ, eq. 7 and 8): that of a value is the sum over the entries that have it. Latents get g times
-    W_p where positive, W_n where negative, 1 where zero. Otherwise (TWN): g as it is. None passes outside the support.
+    @staticmethod
+    def forward(
+        ctx: Any,
+        latent: torch.Tensor,
+        signs: torch.Tensor,
+        scale: torch.Tensor,
+        mask: torch.Tensor | None,
+        axis: int | None,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(mask)
+        return scaled(signs, scale, axis)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (mask,) = ctx.saved_tensors
+        return gradients[0] if mask is None else torch.where(mask, gradients[0], 0), None, None, None, None
+
+
+class _Trained(torch.autograd.Function):
+    """Two learned values from signs that are given (TTQ, eq. 7 and 8).
+
+    That of a value is the sum over the entries that have it; as `negative` is −W_n, this holds for both. Latents get
+    the gradient times W_p where positive, W_n where negative, as it is where zero; none outside the support.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
         latent: torch.Tensor,
+        signs: torch.Tensor,
         negative: torch.Tensor,
         positive: torch.Tensor,
-        signs: torch.Tensor,
         mask: torch.Tensor | None,
         axis: int | None,
-        learned: bool,
     ) -> torch.Tensor:
-        ctx.save_for_backward(negative, positive, signs, mask)
-        ctx.axis, ctx.learned = axis, learned
-        return valued(signs, negative, positive, axis)
+        ctx.save_for_backward(signs, negative, positive, mask)
+        ctx.axis = axis
+        return two_valued(signs, negative, positive, axis)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        negative, positive, signs, mask = ctx.saved_tensors
-        gradient, axis = gradients[0], ctx.axis
-        passed = gradient if mask is None else torch.where(mask, gradient, 0)
-        if not ctx.learned:
-            return passed, None, None, None, None, None, None
-        below, above = signs < 0, signs > 0
-        sums = [rows(gradient * side, axis).sum(1, dtype=torch.float64).to(negative.dtype) for side in (below, above)]
-        factor = torch.where(above, along(positive, signs.ndim, axis), 1)
-        factor = torch.where(below, -along(negative, signs.ndim, axis), factor)
-        return passed * factor, *sums, None, None, None, None
+        signs, negative, positive, mask = ctx.saved_tensors
+        gradient, axis, ndim = gradients[0], ctx.axis, signs.ndim
+        above, below = (side.to(gradient.dtype).mul_(gradient) for side in (signs > 0, signs < 0))
+        sums = [rows(side, axis).sum(1) for side in (below, above)]
+        latent = gradient.sub(above).sub_(below)  # that of the zeros
+        latent.add_(above.mul_(along(positive, ndim, axis))).sub_(below.mul_(along(negative, ndim, axis)))
+        return latent if mask is None else torch.where(mask, latent, 0), None, *sums, None, None
 
 
 @register_form("ternary")
@@ -93,10 +110,12 @@ class Ternary(Form):
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
         signs = self._signs(latent.detach())
-        negative, positive = self._values(latent.detach(), signs)
-        weight: torch.Tensor = _Ternarize.apply(  # type: ignore[no-untyped-call]
-            latent, negative, positive, signs, self.mask, self.axis, self.negative is not None
-        )
+        if self.negative is not None:
+            values = (self.negative, self.positive)
+            weight: torch.Tensor = _Trained.apply(latent, signs, *values, self.mask, self.axis)  # type: ignore[no-untyped-call]
+        else:
+            scale = self._scale(latent.detach(), signs)
+            weight = _Fixed.apply(latent, signs, scale, self.mask, self.axis)  # type: ignore[no-untyped-call]
         return weight
 
     def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
@@ -105,16 +124,18 @@ class Ternary(Form):
         if self.negative is None or self.positive is None:
             return weight
         negative, positive = (along(v.detach(), weight.ndim, self.axis) for v in (self.negative, self.positive))
-        below, above = (weight == negative) & (weight != 0), (weight == positive) & (weight != 0)
-        held = bool((below | above | (weight == 0)).all())
-        return above.to(weight.dtype) - below.to(weight.dtype) if held else weight
+        zero, above = weight == 0, weight == positive
+        signs = torch.where(zero, 0, torch.where(above, 1, -1)).to(weight.dtype)
+        return signs if bool((zero | above | (weight == negative)).all()) else weight
 
     def encode(self, latent: torch.Tensor) -> Code:
         """Stream 'sign'; tables 'negative' and 'positive' if learned, else 'scale'."""
         refuse_nan(latent)
         signs = self._signs(latent.detach())
-        negative, positive = self._values(latent.detach(), signs)
-        tables = {"scale": positive} if self.negative is None else {"negative": negative, "positive": positive}
+        if self.negative is None or self.positive is None:
+            tables = {"scale": self._scale(latent.detach(), signs)}
+        else:
+            tables = {"negative": self.negative.detach(), "positive": self.positive.detach()}
         return encode_signs(self.name, signs, tables, self.axis, latent.dtype, zero=True)
 
     @classmethod
@@ -131,35 +152,31 @@ class Ternary(Form):
         return 2 * self.scales + 1
 
     def _signs(self, latent: torch.Tensor) -> torch.Tensor:
-        """int8: −1, 0, 1."""
-        size = latent.abs()
-        kept = size > along(self._threshold(rows(size, self.axis)), latent.ndim, self.axis)
-        return latent.sign().to(torch.int8) * kept.to(torch.int8)
+        """int8: −1, 0, 1; 0 outside of the support."""
+        delta = along(self._threshold(rows(latent, self.axis)), latent.ndim, self.axis)
+        signs = signs_of(latent > delta, latent < -delta)
+        return signs if self.mask is None else signs.mul_(self.mask.view(torch.int8))
 
-    def _threshold(self, size: torch.Tensor) -> torch.Tensor:
-        """Δ [rows] from |latent| [rows, n], in which pruned entries are zero."""
+    def _threshold(self, entries: torch.Tensor) -> torch.Tensor:
+        """Δ [rows] from latents [rows, n]."""
         if self.of == "mean":
-            return self.threshold * row_means(size, None if self.mask is None else rows(self.mask, self.axis))
-        largest = size.amax(dim=1)
+            return self.threshold * row_means(entries, None if self.mask is None else rows(self.mask, self.axis))
+        largest = torch.maximum(entries.amax(dim=1), -entries.amin(dim=1))
         if self.of == "largest":
             return self.threshold * largest
-        zeros = round(self.threshold * size.shape[1])
-        highest = largest * (1 - torch.finfo(size.dtype).eps)  # so that something is left, also of equal entries
-        return size.kthvalue(zeros, dim=1).values.minimum(highest) if zeros else torch.zeros_like(largest)
+        zeros = round(self.threshold * entries.shape[1])
+        highest = largest * (1 - torch.finfo(entries.dtype).eps)  # so that something is left, also of equal entries
+        return entries.abs().kthvalue(zeros, dim=1).values.minimum(highest) if zeros else torch.zeros_like(largest)
 
-    def _values(self, latent: torch.Tensor, signs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Negative and positive value of each row [rows]."""
-        if self.negative is not None and self.positive is not None:
-            return self.negative, self.positive
-        kept = rows(signs, self.axis) != 0
-        alpha = row_means(rows(latent.abs(), self.axis) * kept, kept)
-        return -alpha, alpha
+    def _scale(self, latent: torch.Tensor, signs: torch.Tensor) -> torch.Tensor:
+        """α of each row [rows]."""
+        return row_means(rows(signs.to(latent.dtype).mul_(latent), self.axis), rows(signs, self.axis) != 0)
 
     def _means(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Means of what lies below and above the threshold [rows]; a side without entries mirrors the other."""
         signs, entries = rows(self._signs(weight), self.axis), rows(weight, self.axis)
-        negative, positive = (row_means(entries * (signs == side), signs == side) for side in (-1, 1))
-        return torch.where(negative < 0, negative, -positive), torch.where(positive > 0, positive, -negative)
+        below, above = (row_means(entries * (signs == side), signs == side) for side in (-1, 1))
+        return -torch.where(below > 0, below, above), torch.where(above > 0, above, below)
 
     def _masked(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor if self.mask is None else torch.where(self.mask, tensor, 0)
