@@ -45,7 +45,7 @@ class Residual(nn.Module):
             case "conv":
                 y = self.end(y)
             case "scale":
-                y = F.dropout(self.scale * self.end(y), 0.5, self.training)
+                y = F.dropout(self.end(y) * self.scale, 0.5, self.training)
             case "gate":
                 y = self.two(y) * torch.sigmoid(y.mean((2, 3), keepdim=True))
             case "gelu":
@@ -53,7 +53,7 @@ class Residual(nn.Module):
             case "sigmoid":
                 y = torch.sigmoid(y)
             case "position":
-                y = self.scale.expand_as(x)
+                y = self.scale.expand(-1, *x.shape[2:])
         y = x - y if self.branch == "gelu" else y + x
         match self.after:
             case "relu":
@@ -226,26 +226,27 @@ def test_blocks_that_take_more_and_give_tuples_go() -> None:
 
 
 def test_of_nested_blocks_the_unit_is_found() -> None:
-    """Stages are taken apart; a residual module inside a branch, or one that is most of nothing else, is not."""
+    """Stages are taken apart; a block with residual modules in its branch, or with its sum in a module, is not."""
 
     class Outer(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.expand, self.inner, self.end = nn.Conv2d(WIDTH, 9, 1), Residual("scale"), nn.Conv2d(9, WIDTH, 1)
+            self.expand, self.end = nn.Conv2d(WIDTH, 9, 1), nn.Conv2d(9, WIDTH, 1)
+            self.inner = nn.Sequential(Residual("scale"), Residual("norm"))
             self.mix = nn.Conv2d(9, WIDTH, 1)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x + self.end(torch.cat([self.inner(self.mix(self.expand(x))), x[:, :3]], 1))
 
     class Shell(nn.Module):
-        """The sum is in a module of its own, behind a large one."""
+        """The sum is in a module of its own, which has most of the parameters."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.wide, self.add = nn.Conv2d(WIDTH, WIDTH, 7, 1, 3), Add()
+            self.small, self.add = nn.Conv2d(WIDTH, WIDTH, 1, groups=WIDTH), Add()
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.add(x, self.wide(x))
+            return self.add(x, self.small(x))
 
     class Add(nn.Module):
         def __init__(self) -> None:
@@ -284,7 +285,7 @@ def test_any_choice_gives_what_the_masked_model_gives(data: st.DataObject) -> No
 
 def test_nothing_else_changes() -> None:
     model = net(Residual("norm"), Residual("conv"), Residual("scale"))
-    model.blocks[2].eval()
+    model.blocks[1:].eval()
     model.head.weight.requires_grad_(False)
     seen: list[int] = []
     model.head.register_forward_hook(lambda *_: seen.append(1))
@@ -353,6 +354,14 @@ def test_edits_go_into_a_fresh_model_once_and_hostile_ones_are_refused() -> None
         apply(net(*inner()), {"blocks.0.1": 0, "blocks.0": 0}, {})
     with pytest.raises(ModelError, match=r"sets 'blocks\.0\.1\.one\.out_channels'"):
         apply(net(*inner()), {"blocks.0.1": 0, "blocks.0.1.one": {"out_channels": 3}}, {})
+
+
+def test_a_whole_stage_goes_by_its_name_with_all_in_it() -> None:
+    model = net(nn.Sequential(Residual("norm"), Residual("conv")), Residual("conv"))
+    names = ["blocks.0.1", "blocks.1", "blocks.0"]
+    assert remove_blocks(model, ChannelGraph(model, example()), names).removed == ("blocks.1", "blocks.0")
+    x = example()
+    assert torch.equal(model(x), model.head(torch.relu(5 * model.first(x)).mean((2, 3))))
 
 
 def test_a_module_registered_twice_goes_from_both_places() -> None:

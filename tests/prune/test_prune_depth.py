@@ -18,10 +18,11 @@ from tersenet import artifact
 from tersenet.core.errors import DataError, ModelError, RecipeError
 from tersenet.core.recipe import Recipe
 from tersenet.core.stage import parse_stage
-from tersenet.flow.load import restore
-from tersenet.flow.pack import contents_of
+from tersenet.flow.load import load, restore
+from tersenet.flow.pack import contents_of, save
 from tersenet.forms import Masked, attach, match
-from tersenet.graph.edits import Skip
+from tersenet.graph import ChannelGraph, remove
+from tersenet.graph.edits import Skip, noted
 from tersenet.models import MODELS
 
 
@@ -201,6 +202,22 @@ def test_a_block_whose_branch_is_no_number_is_left_and_told(context: Any) -> Non
     model.blocks[1].up.weight.data[0, 0] = torch.nan
     assert prune(model, context, ratio=0.5) == ["blocks.0", "blocks.3"]
     assert "'blocks.1' is left as it is: without it the model's output would differ" in context.notes[0]
+
+
+@pytest.mark.parametrize("order", ["channels first", "blocks first"])
+def test_channels_and_blocks_go_together_into_one_file(context: Any, tmp_path: Path, order: str) -> None:
+    model, x = net(), context.inputs[0]
+    for step in sorted(["blocks", "channels"], reverse=order == "blocks first", key="blocks".__eq__):
+        if step == "blocks":
+            prune(model, context, ratio=0.4)
+        else:
+            graph = ChannelGraph(model, x)
+            remove(model, graph, {group.name: [0, 2] for group in graph if group.prunable})
+    assert all(len(block.up.weight) == 14 for block in model.blocks if isinstance(block, Block))
+    save(model, tmp_path / "net.terse", small_tensors="float32", example=x)
+    for back in (load(tmp_path / "net.terse", model=net()), load(tmp_path / "net.terse")):
+        torch.testing.assert_close(back(x), model.eval()(x))
+    assert {path for path, edit in noted(model).items() if edit == 0} == {"blocks.1", "blocks.3"}
 
 
 class Convolutional(nn.Module):

@@ -68,7 +68,7 @@ def _way(node: Node, found: Mapping[Node, Way], zero: _Zero, clip: Range) -> Way
         return way
     way = max(given, key=lambda entry: len(entry.ends))
     if name in _SAME or name in _MOVES or way.blocked is not None:
-        return way if way.ends or way.blocked is None else None
+        return way
     low, high = _CLIPS[name](bound(node)) if name in _CLIPS else (float("inf"), -float("inf"))
     if low <= clip[0] and clip[1] <= high:
         return way
@@ -154,8 +154,7 @@ def ranges(trace: Trace) -> dict[Node, Range]:
             continue
         name, given = operator(node), [found.get(value, _ANY) for value in node.all_input_nodes]
         if name in _CLIPS:
-            low, high = _CLIPS[name](bound(node))
-            found[node] = min(max(given[0][0], low), high), max(min(given[0][1], high), low)
+            found[node] = _CLIPS[name](bound(node))
         elif given and (name in _SAME | _MOVES or name in _RANGE_KEPT):
             found[node] = min(low for low, _ in given), max(high for _, high in given)
         elif name in ("sigmoid", "softmax"):
