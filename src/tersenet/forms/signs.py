@@ -21,7 +21,8 @@ def rows(tensor: torch.Tensor, axis: int | None) -> torch.Tensor:
 
 def row_means(entries: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
     """Mean |entry| of each row [rows] of `entries` [rows, n]; of those alone that bool `kept` [rows, n] has, beside
-    which there are zeros, and 0 where it has none. The mean of equal numbers is exactly that number."""
+    which there are zeros, and 0 where it has none. The mean of equal numbers is exactly that number, but
+    for float64."""
     counts = entries.shape[1] if kept is None else row_counts(kept).clamp(min=1)
     sums: torch.Tensor = torch.linalg.vector_norm(entries, ord=1, dim=1, dtype=torch.float64)
     return (sums / counts).to(entries.dtype)
