@@ -173,6 +173,7 @@ def conv_context(toy_context):
 
 FINE = {"steps": 20, "lr": 0.05, "objective": "mse"}
 STRONG = {"filters": {"3": 0.15}, "shapes": {"3": 0.05}, "bn": 0.15, "elements": {"0": 0.02, "5": 0.05}}
+SOME = {"filters": {"3": 0.12}, "bn": 0.15, "elements": {"0": 0.02, "5": 0.05}}
 """No group lasso on filters before the batch norm, which makes up for any scale of theirs."""
 
 
@@ -182,7 +183,8 @@ def test_zeros_last_through_fine_tuning_and_the_rest_learns(toy_context, form):
     context.watch = lambda model: seen.append({t.name: t.slots[0].weight.clone() for t in match(model)})
     training = {"steps": 150, "lr": 0.1, **SGD}
     extra = {"threshold": 0.05} if form == "subgradient" else {}
-    model = stage(penalty=STRONG, form=form, training=training, finetune=FINE, **extra).apply(conv_net(), context)
+    kind = stage(penalty=STRONG, form=form, training=training, finetune=FINE, remove=False, **extra)
+    model = kind.apply(conv_net(), context)
     held = match(model, ["0", "3", "5", "1.weight"])
     assert len(held) == 4
     for target in held:
@@ -191,6 +193,35 @@ def test_zeros_last_through_fine_tuning_and_the_rest_learns(toy_context, form):
         assert bool((target.slots[0].weight != 0).eq(form_.mask).all()), target.name
     before, after = seen[149]["5.weight"], seen[-1]["5.weight"]
     assert not torch.equal(before, after)
+
+
+def test_channels_that_are_zero_are_removed(toy_context):
+    """The smaller network gives what the masked one gives, and what is left is held at zero where it is."""
+    training = {"steps": 150, "lr": 0.1, **SGD}
+    nets = {}
+    for remove in (False, True):
+        context = conv_context(toy_context)
+        nets[remove] = stage(penalty=SOME, training=training, remove=remove).apply(conv_net(), context)
+    alive = (nets[False][3].weight != 0).flatten(1).any(1)
+    gammas = nets[False][1].weight != 0
+    assert 0 < alive.sum() < 6 and 0 < gammas.sum() < 4
+    assert nets[True][3].weight.shape[:2] == (alive.sum(), gammas.sum())
+    assert nets[True][5].weight.shape == (2, alive.sum())
+    assert torch.equal(nets[True][3].weight, nets[False][3].weight[alive][:, gammas])
+    assert any(note.startswith("channels that are zero removed: ") for note in context.notes)
+    torch.testing.assert_close(nets[True].eval()(*context.inputs), nets[False].eval()(*context.inputs))
+
+
+def test_a_model_that_cannot_be_followed_keeps_its_zeros(toy_context):
+    class Branching(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x if x.sum() > 0 else -x)
+
+    context = conv_context(toy_context)
+    model = Branching(*conv_net())
+    stage(penalty=STRONG, training={"steps": 150, "lr": 0.1, **SGD}).apply(model, context)
+    assert model[3].weight.shape[:2] == (6, 4)
+    assert any("channels that are zero are not removed: torch.export cannot follow" in note for note in context.notes)
 
 
 def test_without_mask_plain_zeros_are_left(toy_context):

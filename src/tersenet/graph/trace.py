@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,7 +50,8 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
     args, kwargs = inputs
     with undisturbed(model):
         try:
-            program = torch.export.export(model, args, kwargs)
+            with warnings.catch_warnings(action="ignore"):  # on how the model is written, which works all the same
+                program = torch.export.export(model, args, kwargs)
         except Exception as error:  # it raises almost anything, and all of it means that the model cannot be followed
             raise ModelError(f"torch.export cannot follow {type(model).__name__}: {_first(error)}") from error
     signature = program.graph_signature

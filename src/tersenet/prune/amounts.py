@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from tersenet.core.errors import RecipeError
 from tersenet.graph import ChannelGraph, Group
 from tersenet.graph.cost import macs, parameters
 from tersenet.prune.allocation import Counts, Scores, Widths, by_share, by_threshold, normalised, together, within
-from tersenet.prune.group_options import per_group
+from tersenet.prune.group_options import formed
 from tersenet.prune.schedule import geometric
 
 if TYPE_CHECKING:
@@ -36,14 +36,22 @@ class Size:
 
 @dataclass(frozen=True)
 class Round:
-    """The network as it is in round `step`, what it was at first (`dense`, `widths`), and the groups to choose from."""
+    """The network as it is in round `step`, and what it was at first (`dense`, `widths`).
+
+    given: group's name → ratio, number to keep or threshold, of every group that is meant (of no meaning for a budget).
+    """
 
     model: nn.Module
     graph: ChannelGraph
-    groups: Sequence[Group]
+    given: Mapping[str, float]
     widths: Widths
     dense: Size
     step: int
+
+    @property
+    def groups(self) -> list[Group]:
+        """Those that are meant and can go."""
+        return [g for g in self.graph if g.name in self.given and g.prunable and formed(g) is None]
 
     def size(self, counts: Counts) -> Size:
         """After so many units of each group have gone."""
@@ -55,8 +63,10 @@ def amounts(stage: ChannelPruning, now: Round, scores: Scores) -> Counts:
 
     Raises RecipeError where a budget is below what the options allow.
     """
+    if not scores:
+        return {}
     if stage.threshold is not None:
-        return by_threshold(scores, now.widths, per_group(stage.threshold, now.groups, stage.method))
+        return by_threshold(scores, now.widths, now.given)
     if stage.budget is None:
         return _shares(stage, now, scores)
     if stage.scope == "global":
@@ -73,13 +83,8 @@ def amounts(stage: ChannelPruning, now: Round, scores: Scores) -> Counts:
 
 def _shares(stage: ChannelPruning, now: Round, scores: Scores) -> Counts:
     originals = now.widths.originals
-    if stage.keep is not None:
-        keep = per_group(stage.keep, now.groups, stage.method)
-        shares = {name: 1 - keep[name] / originals[name] for name in scores}
-    else:
-        assert stage.ratio is not None
-        shares = {name: per_group(stage.ratio, now.groups, stage.method)[name] for name in scores}
-    shares = {name: geometric(share, now.step, stage.steps) for name, share in shares.items() if share < 1}
+    shares = {name: now.given[name] if stage.keep is None else 1 - now.given[name] / originals[name] for name in scores}
+    shares = {name: geometric(max(share, 0.0), now.step, stage.steps) for name, share in shares.items()}
     if stage.scope == "layer":
         return by_share(scores, now.widths, shares)
     total = sum(originals[name] for name in scores)

@@ -118,16 +118,15 @@ class ChannelPruning(Stage):
         inputs = self._example(context)
         graph = ChannelGraph(model, inputs)
         try_out(model, graph)
-        refused = self._refused(model, graph)
+        first = self._first(model, graph)
+        refused = self._refused(first)
         self._tell(refused, context)
-        first = Round(model, graph, self._groups(model, graph), self._widths(graph), Size.of(graph, model, {}), 1)
         for step in range(1, self.steps + 1):
             if step > 1:
                 graph = ChannelGraph(model, inputs)
                 for name, reason in refused.items():
                     graph.refuse(graph[name], reason)
-            now = replace(first, graph=graph, groups=self._groups(model, graph), step=step)
-            refused |= self._remove(now, inputs, context)
+            refused |= self._remove(replace(first, graph=graph, step=step), inputs, context)
             if self.finetune is not None:
                 context.finetune(model, self.finetune)
         self._sum_up(first, ChannelGraph(model, inputs), context)
@@ -139,32 +138,27 @@ class ChannelPruning(Stage):
             raise DataError(f"{self.method}: follows the model on a batch of data, and there is none")
         return found[0], {}
 
-    def _widths(self, graph: ChannelGraph) -> Widths:
-        return Widths({group.name: group.units for group in graph}, self.keep_at_least, self.multiple_of)
+    def _first(self, model: nn.Module, graph: ChannelGraph) -> Round:
+        """The dense network, with the groups that are meant."""
+        meant = targeted(model, graph, self.targets, self.ignore)
+        option = next((option for option in (self.ratio, self.keep, self.threshold) if option is not None), 0.0)
+        widths = Widths({group.name: group.units for group in graph}, self.keep_at_least, self.multiple_of)
+        return Round(model, graph, per_group(option, meant, self.method), widths, Size.of(graph, model, {}), 1)
 
-    def _groups(self, model: nn.Module, graph: ChannelGraph) -> list[Group]:
-        """Those that are meant, can go, and have an amount."""
-        option = self._option
-        groups = [g for g in targeted(model, graph, self.targets, self.ignore) if g.prunable and formed(g) is None]
-        given = per_group(option, groups, self.method) if isinstance(option, Mapping) else None
-        return [group for group in groups if given is None or group.name in given]
-
-    @property
-    def _option(self) -> float | Mapping[str, float] | None:
-        """What may be a number for each group."""
-        return next((option for option in (self.ratio, self.keep, self.threshold) if option is not None), None)
-
-    def _refused(self, model: nn.Module, graph: ChannelGraph) -> dict[str, str]:
+    def _refused(self, first: Round) -> dict[str, str]:
         """Group → why it stays, of those that are meant. One that is named in full must be able to go."""
-        means = targeted(model, graph, self.targets, self.ignore)
-        refused = {group.name: reason for group in means if (reason := group.reason or formed(group)) is not None}
-        named = self._option.keys() if isinstance(self._option, Mapping) else set()
+        means = [first.graph[name] for name in first.given]
+        refused = {g.name: reason for g in means if (reason := g.reason or formed(g) or self._too_few(g, first))}
+        options = (self.ratio, self.keep, self.threshold)
+        named = {name for option in options if isinstance(option, Mapping) for name in option}
         if exact := sorted(named & refused.keys()):
             raise RecipeError(f"{self.method}: no channel of '{exact[0]}' can go: {refused[exact[0]]}")
-        if len(refused) == len(means):
-            why = next(iter(refused.values()), "no layer makes channels")
-            raise RecipeError(f"{self.method}: there are no channels that can go: {why}")
         return refused
+
+    def _too_few(self, group: Group, first: Round) -> str | None:
+        if self.keep is None or first.given[group.name] < group.units:
+            return None
+        return f"it has {group.units} channels, and {first.given[group.name]} are to stay"
 
     def _remove(self, now: Round, inputs: Inputs, context: RunContext) -> dict[str, str]:
         """One round; group → why it stayed, against all expectation."""
