@@ -20,7 +20,7 @@ from tersenet.core.recipe import Recipe
 from tersenet.core.stage import parse_stage
 from tersenet.flow.load import load, restore
 from tersenet.flow.pack import contents_of, save
-from tersenet.forms import Masked, attach, match
+from tersenet.forms import Masked, attach, check_order, match
 from tersenet.graph import ChannelGraph, remove
 from tersenet.graph.edits import Skip, noted
 from tersenet.models import MODELS
@@ -110,6 +110,33 @@ def test_taylor_is_the_mean_of_gradient_times_weight(context: Any) -> None:
     assert prune(model, context, ratio=0.4, criterion="taylor") == [f"blocks.{i}" for i in expected]
 
 
+def test_blocks_of_different_sizes_are_compared_by_the_mean_of_their_matrices(toy_context: Any) -> None:
+    """The larger blocks have the larger sums, and a large γ is none of the weights."""
+    model = convolutional()
+    with torch.no_grad():
+        for factor, block in zip((4, 1, 1, 2, 0.5, 3), [*model.stages[0], *model.stages[1]], strict=True):
+            for layer in (block.dw, block.up, block.down):
+                layer.weight.copy_(torch.full_like(layer.weight, factor))
+            block.norm.weight.fill_(100 * (factor == 2) + 1)
+    context = toy_context((torch.randn(8, 1, 8, 8),), torch.zeros(8, 10))
+    assert prune(model, context, keep=2) == ["stages.0.1", "stages.0.2", "stages.1.0", "stages.1.1"]
+
+
+def test_loss_is_the_mean_over_the_validation_examples(context: Any) -> None:
+    asked = []
+
+    class Watched(type(context)):  # type: ignore[misc]
+        def batches(self, split: str = "train", *others: Any) -> Any:
+            asked.append(split)
+            return super().batches(split, *others)
+
+    watched = Watched(context.inputs, context.target)
+    stage: Any = parse_stage({"method": "prune.depth", "keep": 1, "selection": "loss", "scoring": {"batch_size": 24}})
+    model = net().eval()
+    assert stage._loss(model, watched) == pytest.approx(context.evaluate(model)["loss"])
+    assert asked == ["validation"]
+
+
 def test_loss_is_greedy(context: Any) -> None:
     """Each round by hand, on the whole batch: the block goes without which the loss is lowest then."""
     model = net().eval()
@@ -145,6 +172,27 @@ def test_blocks_that_are_zero_go_first_or_alone(context: Any) -> None:
     assert prune(zero(), context, ratio=0.4) == ["blocks.1", "blocks.2"]
     assert prune(net(), context, zero_only=True) == []
     assert context.notes[-1] == "prune.depth: 0 of 5 blocks removed"
+
+
+class Plain(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.end = nn.Linear(6, 9), nn.Linear(9, 6, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.end(torch.tanh(self.up(x)))
+
+
+def test_what_group_lasso_over_depth_makes_zero_goes(context: Any) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(Plain(), Plain(), Plain(), nn.Linear(6, 3))
+    training = {"steps": 3, "lr": 0.1, "optimizer": "sgd", "momentum": 0}
+    lasso = {"method": "prune.regularize", "penalty": {"depth": {"1.end": 1e3}}, "training": training, "mask": False}
+    stages = [parse_stage(stage) for stage in (lasso, {"method": "prune.depth", "zero_only": True})]
+    check_order(stages, model)
+    for stage in stages:
+        stage.apply(model, context)
+    assert [isinstance(block, Skip) for block in model] == [False, True, False, False]
 
 
 def test_fine_tuning_trains_the_smaller_model(context: Any) -> None:

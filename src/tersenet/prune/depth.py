@@ -156,7 +156,7 @@ class DepthPruning(Stage):
         """Mean over the examples of the validation batches; infinite where it is not a number."""
         total, examples = 0.0, 0
         for inputs, target in context.batches("validation", self.scoring.batches, self.scoring.batch_size):
-            total += float(context.loss(model, (inputs, target))) * len(target)
+            total += float(context.loss(model, (inputs, target)).detach()) * len(target)
             examples += len(target)
         if not examples:
             raise DataError(f"{self.method}: selection 'loss' looks at the validation data, and there are none")
