@@ -246,7 +246,7 @@ def test_targets_and_ignore_choose_the_layers_whose_outputs_go(toy_context):
         ({"keep": 0.5}, "keep: must be a whole number"),
         ({}, "needs either 'ratio'"),
         ({"ratio": 0.5, "keep": 3}, "needs either 'ratio'"),
-        ({"ratio": {"layer9": 0.5}}, "'layer9' is no group of channels"),
+        ({"ratio": {"layer9": 0.5}}, "'layer9' makes no group of channels"),
         ({"ratio": {"0": 0.5, "*": 0.5}}, "'0' is given twice, by '0' and '\\*'; keep one"),
         ({"keep": {"0": 8}}, "no channel of '0' can go: it has 8 channels, and 8 are to stay"),
         ({"ratio": {"4": 0.5}}, "no channel of '4' can go: it is an output of the model"),

@@ -36,7 +36,7 @@ def targeted(
 
 
 def per_group(option: V | Mapping[str, V], groups: Sequence[Group], method: str) -> dict[str, V]:
-    """Group's name → value. Patterns fit the name of a group, or of any layer whose outputs are its channels.
+    """Group's name → value. A pattern is the name of one group, or fits layers whose outputs are channels of groups.
 
     Raises RecipeError for a pattern that fits no group, and where two give one group different values.
     """
@@ -45,7 +45,9 @@ def per_group(option: V | Mapping[str, V], groups: Sequence[Group], method: str)
     found: dict[str, V] = {}
     by: dict[str, str] = {}
     for pattern, value in option.items():
-        fitting = [group for group in groups if any(fnmatchcase(word, pattern) for word in layers_of(group))]
+        fitting = [group for group in groups if group.name == pattern] or [
+            group for group in groups if any(fnmatchcase(word, pattern) for word in layers_of(group))
+        ]
         if not fitting:
             words = [word for group in groups for word in layers_of(group)]
             raise RecipeError(f"{method}: '{pattern}' makes no group of channels{nearest(pattern, words)}")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -13,13 +12,12 @@ from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from tersenet.core.errors import DataError, RecipeError
-from tersenet.core.registry import nearest
 from tersenet.core.stage import Phase, RunContext, Stage, register_stage
 from tersenet.core.training import Training
-from tersenet.forms import match
 from tersenet.forms.options import one_or_per_layer
 from tersenet.graph import ChannelGraph, Group, remove
 from tersenet.graph.trace import Inputs
+from tersenet.prune.group_options import check_patterns, formed, per_group, targeted
 from tersenet.prune.readers import Reader, readers
 from tersenet.prune.reconstruction import MOST_COLUMNS, Reconstruction
 
@@ -75,6 +73,10 @@ class ReconstructPruning(Stage):
             raise ValueError("needs either 'ratio' (share of channels to remove) or 'keep' (how many stay)")
         return self
 
+    def check(self, model: nn.Module) -> None:
+        for option in (self.ratio, self.keep):
+            check_patterns(option, model, self.method)
+
     def apply(self, model: nn.Module, context: RunContext) -> nn.Module:
         batches = self._batches(context)
         graph = ChannelGraph(model, batches[0])
@@ -103,47 +105,26 @@ class ReconstructPruning(Stage):
     ) -> dict[str, int]:
         """Group → units that stay. A group named in full that cannot be done is an error, others are noted."""
         keep: dict[str, int] = {}
-        for group, (pattern, value) in self._wanted(model, graph).items():
+        option = self.ratio if self.keep is None else self.keep
+        for group, value in self._wanted(model, graph).items():
             stay = int(value) if self.keep is not None else max(group.units - round(value * group.units), 1)
             reason = _obstacle(group, graph, reading)
             if reason is None and stay >= group.units:
                 reason = f"it has {group.units} channels, and {stay} are to stay"
             if reason is None:
                 keep[group.name] = stay
-            elif pattern == group.name:
+            elif isinstance(option, dict) and group.name in option:
                 raise RecipeError(f"{self.method}: no channel of '{group.name}' can go: {reason}")
             else:
                 context.note(f"{self.method}: '{group.name}' is left as it is: {reason}")
         return keep
 
-    def _wanted(self, model: nn.Module, graph: ChannelGraph) -> dict[Group, tuple[str | None, float]]:
-        """Group → (pattern, ratio or keep)."""
+    def _wanted(self, model: nn.Module, graph: ChannelGraph) -> dict[Group, float]:
+        """Group → ratio or keep."""
         option = self.ratio if self.keep is None else self.keep
-        groups = self._targeted(model, [group for group in graph if any(True for _ in group.by_role("out"))])
-        if not isinstance(option, dict):
-            assert option is not None
-            return dict.fromkeys(groups, (None, option))
-        found: dict[Group, tuple[str | None, float]] = {}
-        for pattern, value in option.items():
-            fitting = [group for group in groups if fnmatchcase(group.name, pattern)]
-            if not fitting:
-                names = [group.name for group in groups]
-                raise RecipeError(f"{self.method}: '{pattern}' is no group of channels{nearest(pattern, names)}")
-            if twice := next((group for group in fitting if group in found), None):
-                raise RecipeError(
-                    f"{self.method}: '{twice.name}' is given twice, by '{found[twice][0]}' and '{pattern}'; keep one"
-                )
-            found |= dict.fromkeys(fitting, (pattern, value))
-        return found
-
-    def _targeted(self, model: nn.Module, groups: Sequence[Group]) -> list[Group]:
-        """Groups made by layers in `targets`, and by none in `ignore`."""
-        if not self.targets and not self.ignore:
-            return list(groups)
-        known = {name for target in match(model, self.targets, self.ignore) for name in (target.name, *target.aliases)}
-        spared = {t.name for t in match(model, self.ignore)} if self.ignore else set()
-        makers = {group: {member.tensor for member in group.by_role("out")} for group in groups}
-        return [group for group in groups if makers[group] & known and not makers[group] & spared]
+        assert option is not None
+        given = per_group(option, targeted(model, graph, self.targets, self.ignore), self.method)
+        return {graph[name]: value for name, value in given.items()}
 
     def _try_out(self, model: nn.Module, graph: ChannelGraph, keep: dict[str, int], context: RunContext) -> None:
         """Remove as many channels from a copy, so that what the model's own code refuses is known beforehand."""
@@ -158,8 +139,8 @@ def _obstacle(group: Group, graph: ChannelGraph, reading: Mapping[str, Reader]) 
     """Why the readers of `group` cannot be reconstructed."""
     if group.reason is not None:
         return group.reason
-    if formed := [member.tensor for member in group.members if "parametrizations." in member.tensor]:
-        return f"'{formed[0]}' has a form already; channels are removed before weights are masked or quantized"
+    if (reason := formed(group)) is not None:
+        return reason
     places = list(group.by_role("in"))
     if not places:
         return "no linear layer or convolution reads it"
