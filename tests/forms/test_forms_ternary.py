@@ -41,8 +41,9 @@ def test_decodes_to_its_forward_in_as_many_values_as_it_says(sample):
     weight, code = form(latent), form.encode(latent)
     assert bits(decode(code)) == bits(weight) and weight.dtype == latent.dtype
     assert weight.unique().numel() <= form.distinct
-    assert form.support is None or not weight[~form.support].any()
-    assert not torch.signbit(weight[weight == 0]).any(), "zeros must be +0, since a file has one zero"
+    if form.support is not None:
+        pruned = weight[~form.support]
+        assert not pruned.any() and not torch.signbit(pruned).any(), "a file has one zero, which is +0"
     assert code.streams["sign"].alphabet == 3 and code.streams["sign"].zero
 
 
@@ -95,7 +96,7 @@ def test_trained_values_start_at_the_means_of_what_they_stand_for():
     assert (one_sided.negative.item(), one_sided.positive.item()) == (-2, 2)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("share", [0.1, 0.333, 0.9, 0.999])
 def test_a_share_of_zeros_is_met_exactly(share):
     weight = noise(20, 30)
     form = Ternary(weight.shape, share, "share")
@@ -188,7 +189,8 @@ def test_a_value_that_crosses_zero_is_still_one_of_three():
     form = Ternary(weight.shape, 0.05, "largest", start=weight)
     latent = form.right_inverse(weight)
     form.positive.data.fill_(-0.1)
-    assert form(latent).unique().numel() == 3
+    weight = form(latent)
+    assert weight.unique().numel() == 3 and not torch.signbit(weight[weight == 0]).any()
     assert bits(decode(form.encode(latent))) == bits(form(latent))
     assert torch.equal(form(form.right_inverse(form(latent))), form(latent))
 

@@ -44,15 +44,15 @@ def signs_of(above: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
 
 
 def scaled(signs: torch.Tensor, scale: torch.Tensor, axis: int | None) -> torch.Tensor:
-    """`signs` (int8, shape of the weight) times `scale` [rows]. Never −0: a file has one zero."""
-    return signs.to(scale.dtype).mul_(along(scale, signs.ndim, axis)).add_(0.0)
+    """`signs` (int8, shape of the weight) times `scale` [rows]."""
+    return signs.to(scale.dtype).mul_(along(scale, signs.ndim, axis))
 
 
 def two_valued(signs: torch.Tensor, negative: torch.Tensor, positive: torch.Tensor, axis: int | None) -> torch.Tensor:
     """`positive` [rows] where `signs` is 1, `negative` where it is −1, else +0."""
     above = (signs > 0).to(positive.dtype).mul_(along(positive, signs.ndim, axis))
     below = (signs < 0).to(negative.dtype).mul_(along(negative, signs.ndim, axis))
-    return above.add_(below).add_(0.0)
+    return above.add_(below).add_(0.0)  # zeros between two values below zero are −0 before
 
 
 def encode_signs(
