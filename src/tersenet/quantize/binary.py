@@ -25,8 +25,8 @@ class Binarization(Stage):
     as in the zoo's `bnn`) this is the binarized network of Hubara et al. 2016, arXiv 1602.02830.
 
     The gradient passes the sign as if it were not there, and after each step of `finetune` the latents are clipped to
-    ±bound. What is pruned stays zero. With ±1, latents start at the weight times what brings its largest entry to the
-    bound, and a norm should follow the layer, or outputs grow with its inputs.
+    ±bound, with a scale to ±1. What is pruned stays zero. Without a scale, latents start at the weight times what
+    brings its largest entry to the bound, and a norm should follow the layer, or outputs grow with its inputs.
     """
 
     phase = Phase.VALUES
