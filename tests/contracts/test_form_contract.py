@@ -13,6 +13,7 @@ from tersenet.forms import (
     Dense,
     Form,
     Masked,
+    Product,
     Shared,
     Ternary,
     aliases,
@@ -69,6 +70,13 @@ def _trained_ternary(weight: torch.Tensor, support: torch.Tensor | None) -> Form
     return Ternary(weight.shape, 0.3, "share", support=support, start=weight)
 
 
+def _product(weight: torch.Tensor, support: torch.Tensor | None) -> Form:
+    """Pairs of codes for columns; a vector has nothing to cut, so it is one column."""
+    columns = weight.reshape(weight.shape[0], -1).shape[1] if weight.ndim else 1
+    index = (torch.arange(columns) % min(3, columns))[None]
+    return Product(index, min(3, columns), weight.shape, "outputs", support=support, half=True)
+
+
 SAMPLES = {
     "dense": [lambda w, s: Dense()],
     "masked": [_masked],
@@ -76,6 +84,7 @@ SAMPLES = {
     "shared": [_shared, _half_shared],
     "binary": [_binary, _scaled_binary],
     "ternary": [_ternary, _trained_ternary],
+    "product": [_product],
 }
 MAKERS = [maker for name in FORMS for maker in SAMPLES[name]]
 PAIRS = [

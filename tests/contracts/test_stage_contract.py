@@ -43,6 +43,10 @@ SETTINGS = {
         {"finetune": TRAINING},
         {"values": "fixed", "scale": "filter", "finetune": TRAINING},
     ],
+    "quantize.product": [
+        {"groups": 1, "k": 3, "finetune": TRAINING},
+        {"layout": "inputs", "size": 1, "k": 2, "codebook": "float16", "finetune": TRAINING},
+    ],
     "quantize.share": [
         {"bits": 3, "finetune": TRAINING},
         {"bits": 4, "init": "exact", "codebook": "float16", "finetune": TRAINING},

@@ -9,6 +9,7 @@ from tersenet.forms.form import FORMS, Form, decode, register_form
 from tersenet.forms.masked import Masked
 from tersenet.forms.nm import NM
 from tersenet.forms.order import check_order
+from tersenet.forms.product import Product
 from tersenet.forms.shared import Shared
 from tersenet.forms.targets import Target, match, per_target, weights
 from tersenet.forms.ternary import Ternary
@@ -22,6 +23,7 @@ __all__ = [
     "Dense",
     "Form",
     "Masked",
+    "Product",
     "Shared",
     "Target",
     "Ternary",
