@@ -180,9 +180,7 @@ def few(layer, values):
 def test_what_takes_few_values_already_gets_no_more(context):
     layer = binary(few(nn.Linear(8, 4), 3), context)
     assert layer.weight.unique().numel() == 2 and form_of(match(layer)[0]).axis is None
-    assert context.notes == [
-        "weight takes 3 values already, too few for a scale for each filter; it gets one for all"
-    ]  # fmt: skip
+    assert context.notes == ["weight takes 3 values already, too few for a scale for each filter; it gets one for all"]
     same = few(nn.Linear(8, 4), 1)
     before = same.weight.detach().clone()
     assert torch.equal(binary(same, context).weight, before) and form_of(match(same)[0]).name == "shared"
