@@ -12,6 +12,7 @@ from tersenet.forms import (
     Binary,
     Dense,
     Form,
+    Hashed,
     Masked,
     Product,
     Shared,
@@ -41,7 +42,7 @@ def _shared(weight: torch.Tensor, support: torch.Tensor | None) -> Form:
 
 def _half_shared(weight: torch.Tensor, support: torch.Tensor | None) -> Form:
     form = _shared(weight, support)
-    return Shared(form.index, 3, zero=support is not None, half=True)
+    return Shared(form.index, 3, zero=support is not None, precision="float16")
 
 
 def _nm(weight: torch.Tensor, support: torch.Tensor | None) -> Form:
@@ -74,7 +75,11 @@ def _product(weight: torch.Tensor, support: torch.Tensor | None) -> Form:
     """Pairs of codes for columns; a vector has nothing to cut, so it is one column."""
     columns = weight.reshape(weight.shape[0], -1).shape[1] if weight.ndim else 1
     index = (torch.arange(columns) % min(3, columns))[None]
-    return Product(index, min(3, columns), weight.shape, "outputs", support=support, half=True)
+    return Product(index, min(3, columns), weight.shape, "outputs", support=support, precision="int8")
+
+
+def _hashed(weight: torch.Tensor, support: torch.Tensor | None) -> Form:
+    return Hashed(weight.shape, max(weight.numel() // 3, 1), 7, support)
 
 
 SAMPLES = {
@@ -85,6 +90,7 @@ SAMPLES = {
     "binary": [_binary, _scaled_binary],
     "ternary": [_ternary, _trained_ternary],
     "product": [_product],
+    "hashed": [_hashed],
 }
 MAKERS = [maker for name in FORMS for maker in SAMPLES[name]]
 PAIRS = [

@@ -43,6 +43,7 @@ SETTINGS = {
         {"finetune": TRAINING},
         {"values": "fixed", "scale": "filter", "finetune": TRAINING},
     ],
+    "quantize.hash": [{"share": 0.3, "finetune": TRAINING}],
     "quantize.product": [
         {"groups": 1, "k": 3, "finetune": TRAINING},
         {"layout": "inputs", "size": 1, "k": 2, "codebook": "float16", "finetune": TRAINING},

@@ -37,7 +37,7 @@ def test_codebook_gradient_is_autograd_through_an_index():
 
 def test_codebook_gradient_passes_the_rounding_to_float16():
     codebook = torch.tensor([0.1, 0.2], requires_grad=True)
-    weight = Shared(torch.tensor([0, 1, 1]), 2, zero=False, half=True)(codebook)
+    weight = Shared(torch.tensor([0, 1, 1]), 2, zero=False, precision="float16")(codebook)
     assert not torch.equal(weight[:2], codebook)
     weight.sum().backward()
     assert torch.equal(codebook.grad, torch.tensor([1.0, 2.0]))

@@ -44,7 +44,7 @@ def test_masked_decodes_to_its_forward(data, array, splice):
 def test_shared_decodes_to_its_forward(data, shape, codes, zero, half):
     index = torch.from_numpy(data.draw(hnp.arrays(np.int64, shape, elements=st.integers(0, codes - 1 + zero))))
     codebook = torch.tensor(data.draw(st.lists(st.floats(-6e4, 6e4, width=32), min_size=codes, max_size=codes)))
-    form = Shared(index, codes, zero=zero, half=half)
+    form = Shared(index, codes, zero=zero, precision="float16" if half else "float32")
     weight = form(codebook)
     table = codebook.half().float() if half else codebook
     expected = torch.cat([torch.zeros(1), table])[index] if zero else table[index]
@@ -100,7 +100,7 @@ def test_nan_is_refused(form):
 
 
 def test_a_codebook_beyond_float16_is_refused():
-    form = Shared(torch.tensor([0, 1]), 2, zero=False, half=True)
+    form = Shared(torch.tensor([0, 1]), 2, zero=False, precision="float16")
     with pytest.raises(ModelError, match="too large for float16"):
         form.encode(torch.tensor([1.0, 1e5]))
 

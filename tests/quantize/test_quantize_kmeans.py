@@ -113,3 +113,25 @@ def test_memory_of_exact_is_bounded():
 def test_not_finite_is_refused():
     with pytest.raises(ValueError, match="finite"):
         Points.of(np.array([1.0, np.inf]))
+
+
+@pytest.mark.parametrize("k", [2, 8])
+def test_weights_are_sample_weights_of_scikit_learn(k):
+    generator_ = np.random.default_rng(4)
+    values, weights = generator_.laplace(size=500), generator_.gamma(0.3, size=500)
+    points = Points.of(values, weights)
+    initial = STARTS["density"](points, k, generator())
+    reference = KMeans(k, init=initial[:, None], n_init=1, max_iter=300, tol=0).fit(
+        values[:, None], sample_weight=weights
+    )
+    ours = cluster(points, k, "density", generator())
+    np.testing.assert_allclose(ours, np.sort(reference.cluster_centers_[:, 0]), atol=1e-9)
+    plain = cluster(Points.of(values), k, "density", generator())
+    assert np.abs(ours - plain).max() > 1e-3
+
+
+def test_equal_weights_change_nothing():
+    values = np.random.default_rng(5).normal(size=200)
+    for start in ("linear", "density"):
+        ours = cluster(Points.of(values, np.full(200, 0.25)), 5, start, generator())
+        np.testing.assert_allclose(ours, cluster(Points.of(values), 5, start, generator()), atol=1e-12)

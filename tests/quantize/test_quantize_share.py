@@ -167,3 +167,53 @@ def test_not_finite(context):
 def test_bad_options(options, sentence):
     with pytest.raises(RecipeError, match=sentence):
         parse_stage({"method": "quantize.share", **options}, ("stages", 0))
+
+
+def test_importance_moves_values_to_where_the_loss_bends(toy_context):
+    """The loss of a linear layer on one large and one small input: weights on the large one count (by its square)."""
+    torch.manual_seed(0)
+    x = torch.randn(256, 2) * torch.tensor([5.0, 0.05])
+    context = toy_context((x,), torch.randn(256, 40))
+    losses = {}
+    for importance in (None, "fisher"):
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Linear(2, 40, bias=False))
+        with torch.no_grad():
+            model[0].weight.mul_(torch.tensor([0.1, 5.0]))  # what k-means would look at counts least
+        before = model(x).detach()
+        options = {} if importance is None else {"importance": importance, "batch_size": 8, "batches": 32}
+        parse_stage({"method": "quantize.share", "bits": 2, "init": "density", **options}).apply(model, context)
+        losses[importance] = float((model(x) - before).square().mean())
+    assert losses["fisher"] < 0.8 * losses[None]
+
+
+def test_importance_is_the_mean_squared_gradient(toy_context):
+    from tersenet.train.gradients import fisher
+
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(3, 2), torch.randn(12, 3), torch.randn(12, 2)
+    context = toy_context((x,), y)
+    (found,) = fisher(model, [model.weight], context.batches("train", None, 4), context.loss)
+    expected = torch.zeros(2, 3)
+    for first in (0, 4, 8):
+        gap = model(x[first : first + 4]).detach() - y[first : first + 4]
+        expected += (2 / 8 * gap.T @ x[first : first + 4]).square() / 3
+    torch.testing.assert_close(found, expected)
+    assert model.weight.grad is None
+
+
+@pytest.mark.parametrize("options", [{"importance": "fisher", "init": "exact"}, {"batches": 3}])
+def test_importance_goes_with_its_options(options):
+    with pytest.raises(RecipeError, match="'importance'"):
+        parse_stage({"method": "quantize.share", "bits": 3, **options})
+
+
+def test_codebooks_of_one_byte_are_n_over_127_of_the_largest():
+    latent = torch.tensor([-0.4, 0.1, 0.25])
+    form = Shared(torch.tensor([0, 1, 2, 1]), 3, zero=False, precision="int8")
+    weight = form(latent)
+    expected = torch.tensor([-127, 32, 79]) / 127 * 0.4
+    assert torch.equal(weight, expected[[0, 1, 2, 1]])
+    code = form.encode(latent)
+    assert code.tables["codebook"].dtype == np.int8 and torch.equal(decode(code), weight)
+    assert torch.equal(form(form.right_inverse(weight)), weight)

@@ -6,6 +6,7 @@ from tersenet.forms.binary import Binary
 from tersenet.forms.codes import aliases, encode_model, load_codes, plain_state
 from tersenet.forms.dense import Dense
 from tersenet.forms.form import FORMS, Form, decode, register_form
+from tersenet.forms.hashed import Hashed
 from tersenet.forms.masked import Masked
 from tersenet.forms.nm import NM
 from tersenet.forms.order import check_order
@@ -22,6 +23,7 @@ __all__ = [
     "Binary",
     "Dense",
     "Form",
+    "Hashed",
     "Masked",
     "Product",
     "Shared",

@@ -36,6 +36,11 @@ def _bytes(mask: torch.Tensor) -> torch.Tensor:
     return mask.view(torch.uint8)
 
 
+def mask_symbols(mask: torch.Tensor) -> Symbols:
+    """A stream of 1 for what is kept and 0 for the rest, in row-major order."""
+    return Symbols(mask.reshape(-1).cpu().numpy().astype(np.int32), 2, zero=True)
+
+
 @register_form("masked")
 class Masked(Form):
     """A weight with zeros at fixed places.
@@ -66,9 +71,13 @@ class Masked(Form):
         """Stream 'mask' (1: kept), and a table 'values' of the kept entries in order."""
         kept = self(latent.detach())[self.mask]
         refuse_nan(kept)
-        mask = Symbols(self.mask.reshape(-1).cpu().numpy().astype(np.int32), 2, zero=True)
         return Code(
-            "masked", tuple(latent.shape), {"mask": mask}, {"values": to_table(kept)}, {}, dtype_name(latent.dtype)
+            "masked",
+            tuple(latent.shape),
+            {"mask": mask_symbols(self.mask)},
+            {"values": to_table(kept)},
+            {},
+            dtype_name(latent.dtype),
         )
 
     @classmethod

@@ -68,7 +68,9 @@ def _shared(tensor: torch.Tensor, values: torch.Tensor, bits: torch.Tensor, inve
     codebook = values[order]
     half = codebook.half()
     exact = tensor.dtype == torch.float32 and torch.equal(half.float().view(torch.int32), codebook.view(torch.int32))
-    return Shared(rank[inverse].reshape(tensor.shape), len(codebook), zero=zero, half=exact).encode(codebook)
+    return Shared(
+        rank[inverse].reshape(tensor.shape), len(codebook), zero=zero, precision="float16" if exact else "float32"
+    ).encode(codebook)
 
 
 def _masked(tensor: torch.Tensor, flat: torch.Tensor) -> Code:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from math import prod
 from typing import Literal
 
-import numpy as np
 import torch
 
 from tersenet.core.code import Code, Symbols
-from tersenet.core.errors import ArtifactError, ModelError
+from tersenet.core.errors import ArtifactError
 from tersenet.core.stage import Phase
-from tersenet.forms.form import Form, refuse_nan, register_form, stream, table
-from tersenet.forms.tables import dtype_name, shaped, to_table
+from tersenet.forms.codebook import Precision, from_tables, rounded, to_tables
+from tersenet.forms.form import Form, refuse_nan, register_form, stream
+from tersenet.forms.masked import mask_symbols
+from tersenet.forms.tables import dtype_name, shaped
 
 Layout = Literal["outputs", "inputs", "kernels"]
 LAYOUTS: tuple[Layout, ...] = ("outputs", "inputs", "kernels")
@@ -50,8 +51,8 @@ class Product(Form):
     1907.05686). The latent is the codebooks [groups, k, d]; a centroid's gradient is the sum of its members'.
 
     index: integers in [0, k), [groups, vectors]. shape: of the weight. layout: how it is cut, see `pieces`.
-    support: entries outside are zero, for ever. half: the forward uses centroids rounded to float16, gradients
-        straight through, so that they are stored in two bytes each.
+    support: entries outside are zero, for ever. precision: the forward uses centroids rounded to it, gradients straight
+        through, and so they are stored.
     """
 
     phase = Phase.VALUES
@@ -66,17 +67,17 @@ class Product(Form):
         layout: Layout,
         *,
         support: torch.Tensor | None = None,
-        half: bool = False,
+        precision: Precision = "float32",
     ) -> None:
         super().__init__()
         if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < k:
             raise ValueError(f"codes must lie in [0, {k})")
-        self.k, self.shape, self.layout, self.half_precision = k, torch.Size(shape), layout, half
+        self.k, self.shape, self.layout, self.precision = k, torch.Size(shape), layout, precision
         self.register_buffer("index", index.detach().to(torch.int32).clone())
         self.register_buffer("mask", None if support is None else support.detach().clone())
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
-        values: torch.Tensor = _Rounded.apply(latent) if self.half_precision else latent  # type: ignore[no-untyped-call]
+        values = rounded(latent, self.precision)
         groups, k, d = values.shape
         places = self.index + k * torch.arange(groups, device=self.index.device, dtype=torch.int32)[:, None]
         vectors = torch.nn.functional.embedding(places, values.reshape(groups * k, d))  # [groups, vectors, d]
@@ -98,23 +99,20 @@ class Product(Form):
         return found
 
     def encode(self, latent: torch.Tensor) -> Code:
-        """Streams 'index', group after group, and 'mask' where there is a support; a table 'codebook'."""
-        values = latent.detach()
-        refuse_nan(values)
-        stored = values.half() if self.half_precision else values
-        if bool((stored.isinf() & ~values.isinf()).any()):
-            raise ModelError(f"{float(values.abs().max()):.3g} in its codebook is too large for float16; use float32")
-        streams = {"index": Symbols(_row(self.index), max(self.k, 1))}
+        """Streams 'index', group after group, and 'mask' where there is a support; the tables of the codebook."""
+        refuse_nan(latent.detach())
+        index = self.index.reshape(-1).cpu().numpy()
+        streams = {"index": Symbols(index, max(self.k, 1))}
         if self.mask is not None:
-            streams["mask"] = Symbols(_row(self.mask), 2, zero=True)
+            streams["mask"] = mask_symbols(self.mask)
         options = {"groups": len(self.index), "k": self.k, "layout": LAYOUTS.index(self.layout)}
         return Code(
-            "product", tuple(self.shape), streams, {"codebook": to_table(stored)}, options, dtype_name(latent.dtype)
+            "product", tuple(self.shape), streams, to_tables(latent, self.precision), options, dtype_name(latent.dtype)
         )
 
     @classmethod
     def decode(cls, code: Code) -> torch.Tensor:
-        symbols, values = stream(code, "index").values, table(code, "codebook")
+        symbols, values = stream(code, "index").values, from_tables(code)
         groups, k, layout = (code.options.get(name, -1) for name in ("groups", "k", "layout"))
         entries = prod(code.shape)
         size = values.numel() // (groups * k) if groups > 0 and k > 0 else 0
@@ -142,18 +140,6 @@ class Product(Form):
         return len(self.index) * self.k * size + (self.mask is not None)
 
 
-class _Rounded(torch.autograd.Function):
-    """Rounded to float16; the gradient goes straight through."""
-
-    @staticmethod
-    def forward(ctx: object, values: torch.Tensor) -> torch.Tensor:
-        return values.half().to(values.dtype)
-
-    @staticmethod
-    def backward(ctx: object, *gradients: torch.Tensor) -> torch.Tensor:
-        return gradients[0]
-
-
 def _cuts(shape: tuple[int, ...], layout: int, groups: int) -> bool:
     """Whether a weight of this shape can be cut so."""
     if len(shape) < 2 or 0 in shape:
@@ -161,7 +147,3 @@ def _cuts(shape: tuple[int, ...], layout: int, groups: int) -> bool:
     if LAYOUTS[layout] == "kernels":
         return len(shape) > 2 and groups == 1
     return (shape[0] if LAYOUTS[layout] == "outputs" else prod(shape[1:])) % groups == 0
-
-
-def _row(values: torch.Tensor) -> np.ndarray:
-    return values.reshape(-1).cpu().numpy().astype(np.int32)

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 from tersenet.core.code import Code, Symbols
-from tersenet.core.errors import ArtifactError, ModelError
+from tersenet.core.errors import ArtifactError
 from tersenet.core.stage import Phase
-from tersenet.forms.form import Form, refuse_nan, register_form, stream, table
-from tersenet.forms.tables import dtype_name, shaped, to_table
+from tersenet.forms.codebook import Precision, from_tables, rounded, to_tables
+from tersenet.forms.form import Form, refuse_nan, register_form, stream
+from tersenet.forms.tables import dtype_name, shaped
 
 
 class _Lookup(torch.autograd.Function):
@@ -19,11 +20,10 @@ class _Lookup(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, codebook: torch.Tensor, code: torch.Tensor, places: torch.Tensor | None, shape: torch.Size, half: bool
+        ctx: Any, values: torch.Tensor, code: torch.Tensor, places: torch.Tensor | None, shape: torch.Size
     ) -> torch.Tensor:
         ctx.save_for_backward(code, places)
-        ctx.codes, ctx.dtype = codebook.numel(), codebook.dtype
-        values = codebook.half().to(codebook.dtype) if half else codebook
+        ctx.codes, ctx.dtype = values.numel(), values.dtype
         entries = values.index_select(0, code)
         if places is not None:
             entries = entries.new_zeros(shape.numel()).index_copy_(0, places, entries)
@@ -32,7 +32,7 @@ class _Lookup(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         code, places = ctx.saved_tensors
-        return sum_by_code(gradients[0], code, places, ctx.codes).to(ctx.dtype), None, None, None, None
+        return sum_by_code(gradients[0], code, places, ctx.codes).to(ctx.dtype), None, None, None
 
 
 def sum_by_code(entries: torch.Tensor, code: torch.Tensor, places: torch.Tensor | None, codes: int) -> torch.Tensor:
@@ -58,19 +58,18 @@ class Shared(Form):
     index: integers, shape of the weight. Without `zero` in [0, k); with it, 0 means exactly zero, for ever, and
         1…k mean codebook[0…k−1].
     codes: k.
-    half: the forward uses the values rounded to float16, gradients straight through, so that they are stored in two
-        bytes each.
+    precision: the forward uses the values rounded to it, gradients straight through, and so they are stored.
     """
 
     phase = Phase.VALUES
     code: torch.Tensor
     places: torch.Tensor | None
 
-    def __init__(self, index: torch.Tensor, codes: int, *, zero: bool, half: bool = False) -> None:
+    def __init__(self, index: torch.Tensor, codes: int, *, zero: bool, precision: Precision = "float32") -> None:
         super().__init__()
         if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < codes + zero:
             raise ValueError(f"codes must lie in [0, {codes + zero})")
-        self.codes, self.zero, self.half_precision, self.shape = codes, zero, half, index.shape
+        self.codes, self.zero, self.precision, self.shape = codes, zero, precision, index.shape
         flat = index.detach().reshape(-1).to(torch.int32)
         # With a zero code only the others are kept, with their places: most of a pruned weight needs no work then.
         places = flat.nonzero().reshape(-1) if zero else None
@@ -87,7 +86,7 @@ class Shared(Form):
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
         weight: torch.Tensor = _Lookup.apply(  # type: ignore[no-untyped-call]
-            latent, self.code, self.places, self.shape, self.half_precision
+            rounded(latent, self.precision), self.code, self.places, self.shape
         )
         return weight
 
@@ -98,20 +97,16 @@ class Shared(Form):
         return (sums / counts.clamp(min=1)).to(weight.dtype)
 
     def encode(self, latent: torch.Tensor) -> Code:
-        """Stream 'index', and a table 'codebook' in float16 or the weight's type."""
-        values = latent.detach()
-        refuse_nan(values)
-        stored = values.half() if self.half_precision else values
-        if bool((stored.isinf() & ~values.isinf()).any()):
-            raise ModelError(f"{float(values.abs().max()):.3g} in its codebook is too large for float16; use float32")
+        """Stream 'index', and the tables of the codebook."""
+        refuse_nan(latent.detach())
         symbols = self.index.reshape(-1).cpu().numpy().astype(np.int32)
         streams = {"index": Symbols(symbols, max(self.codes + self.zero, 1), zero=self.zero)}
-        tables = {"codebook": to_table(stored)}
+        tables = to_tables(latent, self.precision)
         return Code("shared", tuple(self.index.shape), streams, tables, {}, dtype_name(latent.dtype))
 
     @classmethod
     def decode(cls, code: Code) -> torch.Tensor:
-        symbols, values = stream(code, "index"), table(code, "codebook")
+        symbols, values = stream(code, "index"), from_tables(code)
         values = torch.cat([values.new_zeros(1), values]) if symbols.zero else values
         if symbols.values.size and int(symbols.values.max()) >= values.numel():
             raise ArtifactError(f"code {int(symbols.values.max())} lies outside its codebook of {values.numel()}")

@@ -5,20 +5,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from functools import cached_property
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tersenet.core.errors import DataError, ModelError, RecipeError
+from tersenet.core.errors import DataError, RecipeError
 from tersenet.core.stage import RunContext
 from tersenet.forms import Target, detach, form_of, latent_of, weight_of, weights
 from tersenet.models.build import load_weights
 from tersenet.prune.activations import Activations
 from tersenet.prune.scoring import Scoring
 from tersenet.prune.second_order import BlockInverse
+from tersenet.train.gradients import gradients, undisturbed
 from tersenet.train.objectives import output_of
 
 Batch = tuple[tuple[torch.Tensor, ...], torch.Tensor]
@@ -144,12 +145,8 @@ class Statistics:
             raise DataError("a criterion looks at batches of data, and there are none; choose one on weights alone")
 
     def _gradients(self, scalar: torch.Tensor, again: bool = False) -> list[torch.Tensor]:
-        """Of each latent, zeros where the scalar does not depend on it; `again`: to be differentiated once more."""
-        latents = self._latents
-        if not scalar.requires_grad:
-            raise ModelError("the model's loss does not depend on any of the weights to be pruned")
-        found = torch.autograd.grad(scalar, latents, create_graph=again, allow_unused=True)
-        return [torch.zeros_like(w) if g is None else g for w, g in zip(latents, found, strict=True)]
+        """Of each latent; `again`: to be differentiated once more."""
+        return gradients(scalar, self._latents, again=again)
 
     def _probe(self, gradients: Sequence[torch.Tensor], noise: torch.Generator) -> list[torch.Tensor]:
         """z ⊙ Hz for one z of ±1."""
@@ -172,30 +169,3 @@ class Statistics:
                     sums.add_(found.detach(), alpha=weight(batch))
                 weights += weight(batch)
         return {t.name: sums / weights for t, sums in zip(self.targets, total, strict=True)}
-
-
-@contextmanager
-def undisturbed(model: nn.Module, latents: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Within, the model is in eval mode and `latents` take gradients; afterwards its modes, buffers, `requires_grad`
-    and `grad` and the global random numbers are what they were."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    learned = [(latent, latent.requires_grad) for latent in latents]
-    devices = sorted({latent.device.index or 0 for latent in latents if latent.is_cuda})
-    cudnn = torch.backends.cudnn.enabled and not any(isinstance(module, nn.RNNBase) for module in model.modules())
-    model.eval()
-    for latent in latents:
-        latent.requires_grad_(True)
-    try:
-        # cuDNN has no gradients of recurrent layers in eval mode
-        with torch.enable_grad(), torch.random.fork_rng(devices), torch.backends.cudnn.flags(enabled=cudnn):
-            torch.manual_seed(0)  # for models that draw numbers in eval mode too
-            yield
-    finally:
-        with torch.no_grad():
-            for buffer, values in buffers:
-                buffer.copy_(values)
-        for latent, flag in learned:
-            latent.requires_grad_(flag)
-        for module, mode in modes:
-            module.training = mode

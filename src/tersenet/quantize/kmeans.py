@@ -13,7 +13,8 @@ from tersenet.core.registry import Registry
 
 @dataclass(frozen=True)
 class Points:
-    """Different values in rising order, float64 [m], how often each occurs, int64 [m], and their running totals."""
+    """Different values in rising order, float64 [m], how much each counts [m] (how often it occurs, int64; or a sum of
+    weights, float64), and their running totals."""
 
     values: np.ndarray
     counts: np.ndarray
@@ -21,16 +22,20 @@ class Points:
     total_sums: np.ndarray  # [m + 1], starts at 0
 
     @classmethod
-    def of(cls, entries: np.ndarray) -> Points:
-        """Raises ValueError for a value that is not finite."""
+    def of(cls, entries: np.ndarray, weights: np.ndarray | None = None) -> Points:
+        """`weights`: not negative, of the shape of `entries`. Raises ValueError for a value that is not finite."""
         if not np.isfinite(entries).all():
             raise ValueError("values must be finite")
-        values, counts = np.unique(entries.astype(np.float64).reshape(-1), return_counts=True)
+        values, places, counts = np.unique(
+            entries.astype(np.float64).reshape(-1), return_inverse=True, return_counts=True
+        )
+        if weights is not None:
+            counts = np.bincount(places.reshape(-1), weights.astype(np.float64).reshape(-1), len(values))
         return cls(values, counts, _running(counts), _running(values * counts))
 
     @property
-    def size(self) -> int:
-        return int(self.total_counts[-1])
+    def size(self) -> float:
+        return self.total_counts[-1]  # type: ignore[no-any-return]
 
 
 Start = Callable[[Points, int, np.random.Generator], np.ndarray]
@@ -58,7 +63,7 @@ def density(points: Points, k: int, generator: np.random.Generator) -> np.ndarra
 @STARTS.register("random")
 def random(points: Points, k: int, generator: np.random.Generator) -> np.ndarray:
     """Forgy: k of the observations, drawn without replacement until k different values are found."""
-    order = generator.permutation(points.size)
+    order = generator.permutation(int(points.size))
     drawn = np.searchsorted(points.total_counts, order, side="right") - 1
     _, first = np.unique(drawn, return_index=True)
     return np.sort(points.values[drawn[np.sort(first)[:k]]])
@@ -114,7 +119,7 @@ def _edges(points: Points, centroids: np.ndarray) -> np.ndarray:
 
 def _means(points: Points, edges: np.ndarray) -> np.ndarray:
     counts = np.diff(points.total_counts[edges])
-    means: np.ndarray = np.diff(points.total_sums[edges]) / np.maximum(counts, 1)
+    means: np.ndarray = np.diff(points.total_sums[edges]) / np.where(counts > 0, counts, 1)
     return means
 
 

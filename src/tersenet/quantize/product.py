@@ -15,6 +15,7 @@ from tersenet.core.errors import ModelError, RecipeError
 from tersenet.core.stage import Phase, RunContext, Stage, register_stage
 from tersenet.core.training import Training
 from tersenet.forms import Product, Target, attach, form_of, latent_of, match, per_target, weight_of
+from tersenet.forms.codebook import Precision
 from tersenet.forms.options import one_or_per_layer
 from tersenet.forms.product import Layout, pieces
 from tersenet.quantize.vectors import Metric, cluster, metric_of
@@ -53,7 +54,7 @@ class ProductQuantization(Stage):
     split: Literal["train", "validation"] = Field("train", description="objective activations: where batches come from")
     batches: int = Field(8, ge=1, description="objective activations: how many")
     batch_size: int = Field(32, ge=1, description="objective activations: examples in each")
-    codebook: Literal["float32", "float16"] = Field("float32", description="precision of the codebooks")
+    codebook: Precision = Field("float32", description="precision of the codebooks")
     finetune: Training | None = Field(None, description="trains the codebooks, with all that is not quantized")
 
     @field_validator("groups", "size", "k", mode="before")
@@ -122,7 +123,7 @@ class ProductQuantization(Stage):
         }
 
     def _quantize(self, target: Target, groups: int, k: int, metric: Metric | None, context: RunContext) -> None:
-        weight, form = weight_of(target), form_of(target)
+        weight, old = weight_of(target), form_of(target)
         if not bool(weight.isfinite().all()):
             raise ModelError(f"{target.name} holds NaN or infinity and cannot be clustered; lower the learning rate")
         vectors = pieces(weight, self.layout, groups).double().cpu().numpy()  # [groups, vectors, d]
@@ -133,9 +134,9 @@ class ProductQuantization(Stage):
         ]
         most = max(len(centroids) for centroids, _ in found)
         index = torch.from_numpy(np.stack([codes for _, codes in found])).to(weight.device)
-        support = None if form is None else form.support
-        half = self.codebook == "float16"
-        attach(target, Product(index, most, weight.shape, self.layout, support=support, half=half))
+        support = None if old is None else old.support
+        form = Product(index, most, weight.shape, self.layout, support=support, precision=self.codebook)
+        attach(target, form)
         if metric is not None and support is None:  # weighted means, where the form itself takes plain ones
             books = np.stack([np.pad(centroids, ((0, most - len(centroids)), (0, 0))) for centroids, _ in found])
             with torch.no_grad():
