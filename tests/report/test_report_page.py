@@ -107,8 +107,14 @@ def test_training_table_has_every_epoch(page, record):
 
 def test_macs_are_not_called_time(page):
     text = plain(section(page, "macs").text)
-    assert "266,200 multiply-accumulates" in text and "21,776 of them (8.18 %)" in text
+    assert "266,200 multiply-accumulates" in text and "21,776 of these (8.18 %)" in text
+    assert "of the file read back" not in text
     assert "no measure of time" in text
+
+
+def test_a_network_with_fewer_channels_says_how_much_it_computes(record, parse):
+    fewer = record.model_copy(update={"figures": record.figures.model_copy(update={"macs_file": 133_100})})
+    assert "133,100 (50.00 %) of the file read back" in plain(section(parse(render([fewer])), "macs").text)
 
 
 def test_the_recipe_reads_back_and_the_command_is_there(page, record):

@@ -20,7 +20,8 @@ def print_plan(plan: Plan) -> None:
         print(f"{row.name:{width}}  {row.form:8}  {'×'.join(map(str, row.shape)) or 'scalar':>16}  {row.bytes:>10,}")
     print(f"\nparameters       {plan.parameters:>12,}   of which not zero {plan.nonzero:,}")
     if plan.macs is not None:
-        print(f"MACs             {plan.macs:>12,}   with a weight other than zero {plan.macs_nonzero:,}")
+        left = f"left {plan.macs_file:,}, with a weight other than zero {plan.macs_nonzero:,}"
+        print(f"MACs             {plan.macs:>12,}   {left}")
     print(f"dense, 4 bytes   {plan.dense_bytes:>12,}")
     ratio = plan.dense_bytes / plan.predicted_bytes
     print(f"predicted file   {plan.predicted_bytes:>12,}   ratio {ratio:.1f}×")

@@ -73,6 +73,7 @@ class Figures(Config):
     parameters: int
     nonzero: int
     macs: int | None = Field(None, description="multiply-accumulates of one input, dense")
+    macs_file: int | None = Field(None, description="the same of the file read back, products with zero counted too")
     macs_nonzero: int | None = Field(None, description="of these, with a weight other than zero: not a measure of time")
     validation_error_dense: float | None = None
     validation_error_file: float | None = None

@@ -69,7 +69,7 @@ def figures(dense: nn.Module, back: nn.Module, context: Context, rows: list[Stag
     bytes_dense, bytes_zstd = dense_sizes(dense)
     parameters = sum(parameter.numel() for parameter in dense.parameters())
     inputs = [tensor[:1].to(context.fabric.device) for tensor in context.splits.validation.example().inputs]
-    macs = count_macs(dense, *inputs)
+    macs, left = count_macs(dense, *inputs), count_macs(back, *inputs)
     for operator, times in macs.unknown.items():
         context.note(f"operator {operator} ({times}×) is not known to the MAC counter and not counted")
     validation = context.evaluate(back)
@@ -85,7 +85,8 @@ def figures(dense: nn.Module, back: nn.Module, context: Context, rows: list[Stag
         parameters=parameters,
         nonzero=rows[-1].nonzero,
         macs=macs.total,
-        macs_nonzero=nonzero_macs(back, count_macs(back, *inputs)),
+        macs_file=left.total,
+        macs_nonzero=nonzero_macs(back, left),
         validation_error_dense=rows[0].validation_error,
         validation_error_file=validation.get("error"),
         test_error_dense=test_dense.get("error"),

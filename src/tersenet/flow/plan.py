@@ -32,6 +32,7 @@ class Plan:
     parameters: int
     nonzero: int
     macs: int | None
+    macs_file: int | None
     macs_nonzero: int | None
     notes: list[str]
 
@@ -106,7 +107,7 @@ def plan(recipe: Recipe, model: nn.Module, inputs: tuple[torch.Tensor, ...] | No
         matched.append((stage.method, [target.name for target in match(model, stage.targets, stage.ignore)]))
         model = stage.apply(model, context)
     data, ledger = artifact.to_bytes(contents_of(model, recipe, None), recipe.code.coder)
-    macs = count_macs(dense, *inputs) if inputs else None
+    macs, left = (count_macs(net, *inputs) if inputs else None for net in (dense, model))
     if macs is None:
         context.note("MACs are not counted: the shape of an input comes from the data, which cannot be loaded")
     return Plan(
@@ -117,7 +118,8 @@ def plan(recipe: Recipe, model: nn.Module, inputs: tuple[torch.Tensor, ...] | No
         parameters=sum(parameter.numel() for parameter in dense.parameters()),
         nonzero=nonzero(model),
         macs=macs.total if macs else None,
-        macs_nonzero=nonzero_macs(model, count_macs(model, *inputs)) if inputs else None,
+        macs_file=left.total if left else None,
+        macs_nonzero=nonzero_macs(model, left) if left else None,
         notes=context.notes,
     )
 

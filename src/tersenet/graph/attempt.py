@@ -17,7 +17,7 @@ from tersenet.graph.compare import distance, shape_of, tensors_in, tolerance
 from tersenet.graph.fold import Constants, constants
 from tersenet.graph.shapes import mismatch
 from tersenet.graph.slices import Choice, Kept, gone, kept, take, tensors_of
-from tersenet.graph.trace import Inputs
+from tersenet.graph.trace import Inputs, repeatable
 
 
 class Attempt:
@@ -33,6 +33,7 @@ class Attempt:
         self.kept: Kept = kept(choice, {name: tensor.shape for name, tensor in self.tensors.items()})
         self.constants = Constants((), {}, 0.0)
         self.difference = self.change = 0.0
+        self.trains = graph.trains_apart and self._untrainable() is None
 
     def run(self) -> Failure | None:
         dense = self._outputs()
@@ -71,6 +72,8 @@ class Attempt:
             return Failure(str(error), near(self.graph, self.choice, *error.nodes)), []
         except Exception as error:  # the model's own code, run with sizes it may not be made for
             return blame(error, self.model, self.graph, self.choice), []
+        if self.trains and (why := self._untrainable()) is not None:
+            return Failure(f"in training the model's own code cannot run with the new size: {why}"), []
         return (None if wrong is None else Failure(wrong[1], near(self.graph, self.choice, wrong[0]))), outputs
 
     def restore(self) -> None:
@@ -138,4 +141,17 @@ class Attempt:
         return shapes[0] == shapes[1]
 
     def _outputs(self) -> list[list[torch.Tensor]]:
-        return [tensors_in(self.model(*args, **kwargs)) for args, kwargs in self.samples]
+        with repeatable(self.model):
+            return [tensors_in(self.model(*args, **kwargs)) for args, kwargs in self.samples]
+
+    def _untrainable(self) -> str | None:
+        """What the model's code says in training, where it may call layers that the exported operators do not."""
+        args, kwargs = self.samples[0]
+        try:
+            with repeatable(self.model):
+                self.model.train()(*args, **kwargs)
+        except Exception as error:  # the model's own code, as above
+            return str(error).strip().partition("\n")[0] or type(error).__name__
+        finally:
+            self.model.eval()
+        return None

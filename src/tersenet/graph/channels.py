@@ -75,6 +75,9 @@ class ChannelGraph:
         self.inputs: Inputs = as_inputs(inputs)
         self.flow: Flow = follow(model, trace(model, self.inputs))
         self.groups: tuple[Group, ...] = tuple(_groups(self.flow, model))
+        unread = _unread(self.flow, model)
+        self.trains_apart: bool = any(name in unread for name, _ in model.named_parameters())
+        """Whether there are parameters that no operator reads in eval mode, as those of auxiliary heads."""
 
     @property
     def unknown(self) -> Mapping[str, list[str]]:
@@ -116,7 +119,7 @@ def _groups(flow: Flow, model: nn.Module) -> Iterator[Group]:
                 continue
             for leaf, elements in positions(dim):
                 members[leaf][name, index].append(elements)
-    used = set(flow.trace.tensors.values())
+    unread = _unread(flow, model)
     stored = model.state_dict(keep_vars=True).keys()
     taken: dict[str, int] = defaultdict(int)
     for axis, places in sorted(members.items(), key=lambda entry: entry[0].number):
@@ -128,7 +131,7 @@ def _groups(flow: Flow, model: nn.Module) -> Iterator[Group]:
             continue  # no channels: the size of a kernel, the rows of a look-up
         rows.sort(key=lambda member: _ORDER.index(member.role))
         reason = axis.reason
-        if reason is None and not any(name in used for name, _ in places):
+        if reason is None and all(name in unread for name, _ in places):
             reason = "no operator uses it"
         if reason is None and (lost := [name for name, _ in places if name not in stored]):
             reason = f"the buffer '{lost[0]}' would shrink, but it is not persistent, and so in no file"
@@ -139,6 +142,13 @@ def _groups(flow: Flow, model: nn.Module) -> Iterator[Group]:
             base = f"{rows[0].tensor}[{rows[0].dim}]"
         taken[base] += 1
         yield Group(base if taken[base] == 1 else f"{base}#{taken[base]}", axis.size, tuple(rows), reason, axis)
+
+
+def _unread(flow: Flow, model: nn.Module) -> set[str]:
+    """Tensors that no operator reads; the export lists them all the same."""
+    named = dict(_named(model))
+    read = {id(named[flow.trace.tensors[n.name]]) for n in flow.trace.nodes if n.name in flow.trace.tensors and n.users}
+    return {name for name, tensor in named.items() if id(tensor) not in read}
 
 
 _ORDER = ("out", "scale", "shift", "statistic", "direct", "in", "kernel", "row")

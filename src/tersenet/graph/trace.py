@@ -30,15 +30,42 @@ class Trace:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Inside, the model is in eval mode and builds no gradients; afterwards every module is in its former mode."""
+    """Inside, the model is in eval mode and builds no gradients; afterwards every module is in its former mode, and
+    random numbers go on as if none had been drawn."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad():
+        with (
+            torch.no_grad(),
+            torch.random.fork_rng(sorted({t.device.index or 0 for t in model.parameters() if t.is_cuda})),
+        ):
             yield
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def repeatable(model: nn.Module) -> Iterator[None]:
+    """Inside, random numbers are the same each time; afterwards buffers that the model's code has changed are as
+    before."""
+    buffers = [
+        (module, name, b, b.clone())
+        for module in model.modules()
+        for name, b in module._buffers.items()
+        if b is not None
+    ]
+    torch.manual_seed(0)
+    try:
+        yield
+    finally:
+        for module, name, buffer, value in buffers:
+            module._buffers[name] = buffer if torch.equal(buffer, value) else buffer.copy_(value)
+
+
+def _devices(model: nn.Module) -> list[int]:
+    """The GPUs that hold it."""
+    return sorted({tensor.device.index or 0 for tensor in model.parameters() if tensor.is_cuda})
 
 
 def trace(model: nn.Module, inputs: Inputs) -> Trace:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tersenet.core.record import Record
+from tersenet.core.record import Figures, Record
 from tersenet.report import text
 from tersenet.report.plain import line, show, width_of
 from tersenet.report.quality import headline_quality
@@ -57,7 +57,16 @@ def _size_rows(record: Record) -> list[tuple[str, str, str]]:
         (record.file, text.size(figures.file_bytes), ""),
         ("ratio", text.factor(figures.ratio), "fp32 weights over the file"),
         ("weights not zero", text.count(figures.nonzero), f"of {text.count(figures.parameters)}, {share}"),
+        *_macs_rows(figures),
     ]
+
+
+def _macs_rows(figures: Figures) -> list[tuple[str, str, str]]:
+    """Where channels or blocks have gone; zeros alone save none."""
+    if figures.macs_file is None or figures.macs is None or figures.macs_file == figures.macs:
+        return []
+    share = text.percent(text.divide(figures.macs_file, figures.macs))
+    return [("MACs", text.count(figures.macs_file), f"of {text.count(figures.macs)}, {share}")]
 
 
 def _quality_rows(record: Record) -> list[tuple[str, str, str]]:
