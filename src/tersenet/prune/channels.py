@@ -126,7 +126,7 @@ class ChannelPruning(Stage):
                 graph = ChannelGraph(model, inputs)
                 for name, reason in refused.items():
                     graph.refuse(graph[name], reason)
-            refused |= self._remove(replace(first, graph=graph, step=step), inputs, context)
+            refused |= self._remove(replace(first, graph=graph, step=step), context)
             if self.finetune is not None:
                 context.finetune(model, self.finetune)
         self._sum_up(first, ChannelGraph(model, inputs), context)
@@ -160,7 +160,7 @@ class ChannelPruning(Stage):
             return None
         return f"it has {group.units} channels, and {first.given[group.name]} are to stay"
 
-    def _remove(self, now: Round, inputs: Inputs, context: RunContext) -> dict[str, str]:
+    def _remove(self, now: Round, context: RunContext) -> dict[str, str]:
         """One round; group → why it stayed, against all expectation."""
         scores = self._scorer(now, context)
         if self.selection == "greedy":
@@ -168,7 +168,7 @@ class ChannelPruning(Stage):
         else:
             found = {group.name: scores.of(group) for group in now.groups}
             units = {name: lowest(found[name], count) for name, count in amounts(self, now, found).items()}
-        done = remove(now.model, now.graph, units, inputs=inputs)
+        done = remove(now.model, now.graph, units)  # compared on the graph's example, which is real data, and on noise
         self._tell(done.refused, context)
         if done.dropped:
             context.note(

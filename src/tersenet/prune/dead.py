@@ -36,7 +36,7 @@ def remove_dead(model: nn.Module, context: RunContext) -> None:
     dead = {group: dead_units(group, model) for group in graph}
     refused = {g.name: reason for g, units in dead.items() if len(units) and (reason := g.reason or formed(g))}
     units = {group.name: units for group, units in dead.items() if len(units) and group.name not in refused}
-    done = remove(model, graph, units, inputs=inputs)
+    done = remove(model, graph, units)
     for sentence in told({**refused, **done.refused}):
         context.note(sentence)
     if done.removed:
