@@ -18,7 +18,7 @@ from tersenet.graph.channels import ChannelGraph, as_inputs
 from tersenet.graph.compare import distance, samples_of, tensors_in, tolerance
 from tersenet.graph.edits import Skip, put, take_out
 from tersenet.graph.slices import tensors_of
-from tersenet.graph.trace import Inputs, undisturbed
+from tersenet.graph.trace import Inputs, repeatable, undisturbed
 
 __all__ = ["Block", "BlockRemoval", "blocks", "remove_blocks", "without", "zeroed"]
 
@@ -161,7 +161,8 @@ class _Trial:
         return None, difference, change
 
     def _outputs(self) -> list[list[torch.Tensor]]:
-        return [tensors_in(self.model(*args, **kwargs)) for args, kwargs in self.samples]
+        with repeatable(self.model):
+            return [tensors_in(self.model(*args, **kwargs)) for args, kwargs in self.samples]
 
 
 def _first(error: Exception) -> str:

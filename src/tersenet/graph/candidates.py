@@ -15,7 +15,7 @@ from torch.fx import Node
 from tersenet.graph.channels import ChannelGraph
 from tersenet.graph.residual import Range, Way, ranges, ways
 from tersenet.graph.slices import tensors_of
-from tersenet.graph.trace import Inputs, Trace, undisturbed
+from tersenet.graph.trace import Inputs, Trace, repeatable, undisturbed
 
 _ANY: Range = (-float("inf"), float("inf"))
 
@@ -82,7 +82,7 @@ def _given(model: nn.Module, inputs: Inputs, names: Iterable[str]) -> dict[str, 
         for name in names
     ]
     try:
-        with undisturbed(model):
+        with undisturbed(model), repeatable(model):
             model(*inputs[0], **inputs[1])
     finally:
         for hook in hooks:

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from tersenet.graph.channels import ChannelGraph, Group
 from tersenet.graph.flow import Contraction
 from tersenet.graph.slices import Choice, gone, tensors_of
-from tersenet.graph.trace import Inputs, Trace, bound, operator
+from tersenet.graph.trace import Inputs, Trace, bound, operator, repeatable
 
 SAME = 1e-5
 """How much a channel may vary, relative to its value, and still be called constant: sums are rounded."""
@@ -45,8 +45,9 @@ def constants(graph: ChannelGraph, model: nn.Module, choice: Choice, samples: Se
     leaving = gone(choice)
     readers = [c for c in graph.flow.contractions if c.dim in leaving.get(c.weight, {})]
     watch = _Watch(graph.flow.trace, model, {c.node: c for c in readers})
-    for inputs in samples:  # one alone would make everything constant that has a single position
-        watch.run_on(inputs)
+    with repeatable(model):
+        for inputs in samples:  # one alone would make everything constant that has a single position
+            watch.run_on(inputs)
     state = tensors_of(model)
     folds: list[Fold] = []
     dropped: dict[tuple[str, int], np.ndarray] = {}
