@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tersenet.graph import ChannelGraph, remove
+from tersenet.core.copying import copied
+from tersenet.core.errors import ModelError
+from tersenet.graph import ChannelGraph, remove, try_out
 
 PICTURE = (2, 3, 6, 6)
 
@@ -77,3 +80,53 @@ def test_buffers_that_the_forward_writes_to_are_left_as_they_were() -> None:
     assert list(done.removed) == ["a"]
     assert model.calls is calls and calls == 1
     assert torch.equal(model.seen, seen[2:])
+
+
+class Mixing(nn.Module):
+    """Channels become a sequence: one layer's constant goes through another that loses inputs itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c, self.u, self.v = nn.Conv2d(3, 8, 3), nn.Linear(16, 12), nn.Linear(8, 6)
+        self.f = nn.Linear(6 * 12, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.gelu(self.u(F.relu(self.c(x)).flatten(2)))  # [B, 8, 12]
+        out: torch.Tensor = self.f(F.relu(self.v(x.transpose(1, 2))).flatten(1))
+        return out
+
+
+def test_constants_are_those_of_the_network_with_all_masks() -> None:
+    torch.manual_seed(0)
+    model, x = Mixing(), torch.randn(PICTURE)
+    done = remove(model, ChannelGraph(model, x), {"c": [0, 1], "u": [0, 1, 2], "v": [4]})
+    assert list(done.removed) == ["c", "u", "v"] and done.dropped and done.folded and done.difference < 2e-5
+
+
+def test_an_optimizer_whose_state_cannot_be_cut_is_told_before_anything_changes() -> None:
+    model, x = made()
+    optimizer = torch.optim.Adafactor(model.parameters())
+    model(x).sum().backward()
+    optimizer.step()
+    with pytest.raises(ModelError, match=r"Adafactor keeps .* make a new optimizer after the removal"):
+        remove(model, ChannelGraph(model, x), {"a": [0]}, optimizer=optimizer)
+    assert model.a.out_channels == 8
+
+
+def test_a_model_that_keeps_an_activation_with_its_history_is_copied() -> None:
+    model, x = made()
+    model.last = F.relu(model.a(x))  # type: ignore[assignment]
+    twin = copied(model)
+    assert torch.equal(twin.last, model.last) and twin.last.grad_fn is None  # type: ignore[arg-type, union-attr]
+    assert twin.a.weight is not model.a.weight and torch.equal(twin(x), model(x))
+    assert not try_out(model, ChannelGraph(model, x)).refused
+
+
+def test_what_cannot_be_followed_is_told_in_one_sentence_and_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
+    class Branching(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x if x.sum() > 0 else -x)
+
+    with pytest.raises(ModelError, match=r"torch.export cannot follow Branching"):
+        ChannelGraph(Branching(), torch.randn(PICTURE))
+    assert capfd.readouterr() == ("", "")

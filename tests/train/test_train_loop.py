@@ -29,6 +29,9 @@ class Points:
     x: torch.Tensor
     y: torch.Tensor
 
+    def example(self) -> Batch:
+        return Batch((self.x[:2],), self.y[:2])
+
     def batch_count(self, batch_size: int, world: int = 1) -> int:
         return math.ceil(len(self.x) / batch_size)
 
@@ -215,6 +218,25 @@ def test_convolutions_are_left_in_the_layout_they_had() -> None:
         fit(model, images, PLAN, fabric(), seed=1)
         assert model[0].weight.is_contiguous(memory_format=layout)
         assert model[0].weight.is_contiguous() == (layout is torch.contiguous_format)
+
+
+def test_a_forward_that_needs_the_usual_layout_gets_it() -> None:
+    """`view` after a convolution, as in many tutorials, cannot be taken of a tensor with channels last."""
+
+    class Viewing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(64, 2)
+            self.layouts: set[bool] = set()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.layouts.add(x.is_contiguous())
+            return self.fc(torch.relu(self.conv(x)).view(-1, 64))  # type: ignore[no-any-return]
+
+    images = Points(torch.randn(20, 3, 6, 6), torch.randn(20, 2))
+    model = Viewing()
+    fit(model, images, PLAN, fabric(), seed=1)
+    assert model.conv.weight.is_contiguous() and True in model.layouts
 
 
 def test_an_objective_of_the_users_own_is_found_by_name() -> None:

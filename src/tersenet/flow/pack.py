@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from tersenet import artifact
+from tersenet.core.copying import copied
 from tersenet.core.errors import ModelError
 from tersenet.core.recipe import CodeSpec, Recipe, local_name
 from tersenet.core.version import __version__
@@ -58,7 +58,7 @@ def graph_of(model: nn.Module, inputs: Any) -> dict[str, Any]:
 
     Raises ModelError if `torch.export` cannot follow the model, or a file cannot hold what it finds.
     """
-    plain = copy.deepcopy(model).cpu()
+    plain = copied(model).cpu()
     for target in weights(plain):
         if form_of(target) is not None:
             detach(target)

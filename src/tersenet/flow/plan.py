@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from tersenet import artifact
+from tersenet.core.copying import copied
 from tersenet.core.recipe import Recipe
 from tersenet.core.seeds import generator
 from tersenet.core.training import Training
@@ -99,10 +99,10 @@ def plan(recipe: Recipe, model: nn.Module, inputs: tuple[torch.Tensor, ...] | No
     to a trained net depends on the net; a test holds it to a factor of 1.25 on digits.
     """
     check_order(recipe.stages, model)
-    given, model = model, copy.deepcopy(model)
+    given, model = model, copied(model)
     as_if_trained(model, recipe.seed)
     context, matched = DryContext(recipe.seed, inputs, given if recipe.train else None), []
-    dense = copy.deepcopy(model)
+    dense = copied(model)
     for stage in recipe.stages:
         matched.append((stage.method, [target.name for target in match(model, stage.targets, stage.ignore)]))
         model = stage.apply(model, context)

@@ -5,13 +5,13 @@ model + data ──► train ──► stage ──► stage ──► … ─�
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
 from tersenet import artifact
+from tersenet.core.copying import copied
 from tersenet.core.recipe import Recipe
 from tersenet.core.record import Record
 from tersenet.data import Splits, check_fits
@@ -70,7 +70,7 @@ def run(
         context.enter("train", recipe.train.to_dict() if recipe.train else None)
         if recipe.train:
             context.finetune(model, recipe.train)
-        dense, rows = copy.deepcopy(model), [stage_row("dense", model, recipe, context)]
+        dense, rows = copied(model), [stage_row("dense", model, recipe, context)]
         for number, stage in enumerate(recipe.stages, start=1):
             context.enter(f"{number} {stage.method}", stage.to_dict())
             before = promises(model)
@@ -84,7 +84,7 @@ def run(
         if fabric.is_global_zero:
             artifact.write(place.file, contents_of(model, recipe, splits, context.note), recipe.code.coder)
         fabric.barrier()
-        back = load(place.file, None if from_zoo(recipe) else copy.deepcopy(dense)).to(fabric.device)
+        back = load(place.file, None if from_zoo(recipe) else copied(dense)).to(fabric.device)
         record = record_of(recipe, dense, back, context, rows, place.file)
         if fabric.is_global_zero:
             place.save(record)

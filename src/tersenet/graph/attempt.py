@@ -99,9 +99,14 @@ class Attempt:
         self._zero(gone(self.choice, "out", "direct"))
         contracted = {leaf for dim in self.graph.flow.products for leaf in leaves(dim)}
         self._zero(gone({g: u for g, u in self.choice.items() if g.axis.root() in contracted}, "out", "scale", "shift"))
-        self.constants = constants(self.graph, self.model, self.choice, [s for s in self.samples if self._fits(s)])
-        for (name, dim), elements in self.constants.dropped.items():
-            self._zero({name: {dim: elements}})
+        done: set[tuple[str, int]] = set()
+        while True:  # what is masked now may change constants further on
+            self.constants = constants(self.graph, self.model, self.choice, [s for s in self.samples if self._fits(s)])
+            for (name, dim), elements in self.constants.dropped.items():
+                self._zero({name: {dim: elements}})
+            if self.constants.dropped.keys() <= done:
+                return
+            done |= self.constants.dropped.keys()
 
     def _zero(self, places: Mapping[str, Mapping[int, np.ndarray]]) -> None:
         for name, dims in places.items():

@@ -7,7 +7,6 @@ stored model is trained on.
 from __future__ import annotations
 
 import base64
-import copy
 import operator as python
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -18,6 +17,7 @@ from torch import nn
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
+from tersenet.core.copying import copied
 from tersenet.core.errors import ArtifactError, ModelError
 from tersenet.graph.channels import as_inputs
 from tersenet.graph.flow import RULES
@@ -46,7 +46,7 @@ def stored(model: nn.Module, inputs: Any) -> Program:
     Raises:
         ModelError: the model cannot be exported, or holds what plain data cannot say.
     """
-    model = copy.deepcopy(model)
+    model = copied(model)
     args, kwargs = pytree.tree_map(_twice, as_inputs(inputs))
     with undisturbed(model):
         program = _export(model, args, kwargs)

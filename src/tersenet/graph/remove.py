@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from tersenet.core.copying import copied
+from tersenet.core.errors import ModelError
 from tersenet.graph.attempt import Attempt
 from tersenet.graph.attributes import Attribute
 from tersenet.graph.blame import Failure
@@ -58,9 +59,10 @@ def remove(
     Parameters stay the same objects, so an optimizer goes on with them; give it to have its state cut alike.
 
     Raises:
-        ModelError: a group or unit that does not exist or cannot go.
+        ModelError: a group or unit that does not exist or cannot go; an optimizer whose state cannot be cut.
     """
     choice = chosen(graph, units)
+    _check_state(model, optimizer)
     refused: dict[str, str] = {}
     samples = samples_of(graph.inputs, None if inputs is None else as_inputs(inputs))
     with undisturbed(model), _gradients_aside(model) as gradients:
@@ -84,7 +86,7 @@ def remove(
 def try_out(model: nn.Module, graph: ChannelGraph, share: float = 0.5) -> Removal:
     """Remove `share` of the units of every group from a copy of `model`: what that refuses, `graph` then refuses."""
     units = {group.name: range(int(group.units * share)) for group in graph if group.prunable}
-    return remove(copy.deepcopy(model), graph, units)
+    return remove(copied(model), graph, units)
 
 
 def _culprits(
@@ -143,6 +145,17 @@ def _carry(attempt: Attempt, gradients: Gradients, optimizer: torch.optim.Optimi
         for key, value in state.items():
             if isinstance(value, torch.Tensor) and value.shape == shape:
                 state[key] = take(value, places)
+
+
+def _check_state(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+    """What an optimizer remembers must have the shape of the parameter, or be a number."""
+    for name, tensor in model.named_parameters() if optimizer is not None else ():
+        for key, value in optimizer.state.get(tensor, {}).items():  # type: ignore[union-attr]
+            if isinstance(value, torch.Tensor) and value.numel() > 1 and value.shape != tensor.shape:
+                raise ModelError(
+                    f"{type(optimizer).__name__} keeps '{key}' of shape {list(value.shape)} for '{name}' of shape "
+                    f"{list(tensor.shape)}, which cannot be cut with it; make a new optimizer after the removal"
+                )
 
 
 def _report(attempt: Attempt, refused: dict[str, str]) -> Removal:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,10 +37,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with (
-            torch.no_grad(),
-            torch.random.fork_rng(sorted({t.device.index or 0 for t in model.parameters() if t.is_cuda})),
-        ):
+        with torch.no_grad(), torch.random.fork_rng(_devices(model)):
             yield
     finally:
         for module, training in modes:
@@ -68,6 +67,18 @@ def _devices(model: nn.Module) -> list[int]:
     return sorted({tensor.device.index or 0 for tensor in model.parameters() if tensor.is_cuda})
 
 
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without warnings on how the model is written, and without the graph that torch logs before it gives up."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(action="ignore"), redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+
+
 def trace(model: nn.Module, inputs: Inputs) -> Trace:
     """Export `model` on `inputs` (args, kwargs), in eval mode.
 
@@ -77,7 +88,7 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
     args, kwargs = inputs
     with undisturbed(model):
         try:
-            with warnings.catch_warnings(action="ignore"):  # on how the model is written, which works all the same
+            with _quietly():
                 program = torch.export.export(model, args, kwargs)
         except Exception as error:  # it raises almost anything, and all of it means that the model cannot be followed
             raise ModelError(f"torch.export cannot follow {type(model).__name__}: {_first(error)}") from error

@@ -92,7 +92,9 @@ class ChannelPruning(Stage):
     @field_validator("budget", mode="before")
     @classmethod
     def _budget(cls, value: Any) -> Any:
-        if value is not None and (not isinstance(value, Mapping) or len(value) != 1):
+        if value is not None and (
+            not isinstance(value, Mapping) or len(value) != 1 or {*value} - {"macs", "parameters"}
+        ):
             raise ValueError("give {macs: share} or {parameters: share}, one of the two")
         return None if value is None else one_or_per_layer(value, "budget", 0, 1)
 
@@ -120,7 +122,11 @@ class ChannelPruning(Stage):
         try_out(model, graph)
         first = self._first(model, graph)
         refused = self._refused(first)
-        self._tell(refused, context)
+        self._tell(refused, context, whole=len(refused) == len(first.given))
+        for operator, places in graph.unknown.items():
+            context.note(
+                f"{operator} at {places[0]} is not known to the channel graph: what goes through it stays whole"
+            )
         for step in range(1, self.steps + 1):
             if step > 1:
                 graph = ChannelGraph(model, inputs)
@@ -199,8 +205,8 @@ class ChannelPruning(Stage):
         generator = partial(context.generator, "channels")
         return UnitScores(CRITERIA[self.criterion], scored, statistics, generator, self.reduce, gammas=gammas)
 
-    def _tell(self, refused: dict[str, str], context: RunContext) -> None:
-        for sentence in told(refused):
+    def _tell(self, refused: dict[str, str], context: RunContext, whole: bool = False) -> None:
+        for sentence in told(refused, ends=whole):
             context.note(sentence)
 
     def _sum_up(self, first: Round, after: ChannelGraph, context: RunContext) -> None:

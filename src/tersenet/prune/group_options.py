@@ -78,10 +78,11 @@ def formed(group: Group) -> str | None:
     return f"'{_layer(found)}' has a form already; channels are removed before weights are masked or quantized"
 
 
-def told(reasons: Mapping[str, str]) -> Iterator[str]:
-    """Sentences on groups that stay whole, those of one reason together; none on inputs and outputs of the model."""
+def told(reasons: Mapping[str, str], *, ends: bool = False) -> Iterator[str]:
+    """Sentences on groups that stay whole, those of one reason together; on inputs and outputs of the model only with
+    `ends`, since every model has them."""
     for reason in dict.fromkeys(reasons.values()):
-        if reason in (INPUT, OUTPUT):
+        if reason in (INPUT, OUTPUT) and not ends:
             continue
         names = [name for name, why in reasons.items() if why == reason]
         listed = ", ".join(f"'{name}'" for name in names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
+from tersenet.core.copying import copied
 from tersenet.core.errors import DataError, RecipeError
 from tersenet.core.stage import Phase, RunContext, Stage, register_stage
 from tersenet.core.training import Training
@@ -129,7 +129,7 @@ class ReconstructPruning(Stage):
     def _try_out(self, model: nn.Module, graph: ChannelGraph, keep: dict[str, int], context: RunContext) -> None:
         """Remove as many channels from a copy, so that what the model's own code refuses is known beforehand."""
         sizes = {group.name: group.units for group in graph}
-        trial = remove(copy.deepcopy(model), graph, {name: range(sizes[name] - stay) for name, stay in keep.items()})
+        trial = remove(copied(model), graph, {name: range(sizes[name] - stay) for name, stay in keep.items()})
         for name, reason in trial.refused.items():
             del keep[name]
             context.note(f"{self.method}: '{name}' is left as it is: {reason}")

@@ -3,7 +3,6 @@ left changed."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tersenet.core.copying import copied
 from tersenet.core.errors import DataError, RecipeError
 from tersenet.core.stage import RunContext
 from tersenet.forms import Target, detach, form_of, latent_of, weight_of, weights
@@ -111,7 +111,7 @@ class Statistics:
     @cached_property
     def _initial(self) -> Mapping[str, torch.Tensor]:
         if self.scoring.initial is not None:
-            twin = copy.deepcopy(self.model)
+            twin = copied(self.model)
             for target in weights(twin):
                 if form_of(target) is not None:
                     detach(target)

@@ -16,6 +16,7 @@ from tersenet.core.errors import ModelError
 from tersenet.core.seeds import derive
 from tersenet.core.training import Training
 from tersenet.train.checkpoint import Slot
+from tersenet.train.layout import Layout
 from tersenet.train.objectives import objective_for, output_of
 from tersenet.train.optimizers import add_l1_gradient, optimizer_for, weights_and_rest
 from tersenet.train.schedules import rate_factor
@@ -23,6 +24,8 @@ from tersenet.train.schedules import rate_factor
 
 class Batches(Protocol):
     """What the loop needs of a training set (`data.Source` is one)."""
+
+    def example(self) -> Any: ...
 
     def batch_count(self, batch_size: int, world: int = 1) -> int: ...
 
@@ -70,12 +73,13 @@ def fit(
     steps = training.steps if training.steps is not None else (training.epochs or 0) * per_epoch
     epochs = math.ceil(steps / per_epoch)
     flags = {module: module.training for module in model.modules()}
-    layout = to_channels_last(model.to(fabric.device))
+    model.to(fabric.device)
+    layout = Layout(model, lambda: source.example().to(fabric.device).inputs)
     optimizer = optimizer_for(model, training)
     logs, first = _resume(model, optimizer, slot)
     if first < epochs or epochs == 0:
         wrapped, ready = fabric.setup(model, optimizer)
-        loop = _Loop(model, wrapped, ready, training, fabric, steps, on_step, penalty)
+        loop = _Loop(model, wrapped, ready, training, fabric, steps, layout, on_step, penalty)
         if first == 0 and on_step:
             on_step(0, steps)
         started = time.perf_counter() - (logs[-1].seconds if logs else 0.0)
@@ -92,7 +96,7 @@ def fit(
                 _save(fabric, slot, model, optimizer, logs)
     for module, flag in flags.items():
         module.training = flag
-    model.to(memory_format=layout)  # type: ignore[call-overload]  # missing in torch's stubs
+    layout.restore(model)
     return logs
 
 
@@ -107,14 +111,14 @@ class _Loop:
         training: Training,
         fabric: Fabric,
         steps: int,
+        layout: Layout,
         on_step: Callable[[int, int], None] | None,
         penalty: Callable[[int, int], torch.Tensor] | None,
     ) -> None:
-        self.wrapped, self.optimizer = wrapped, optimizer
+        self.wrapped, self.optimizer, self.layout = wrapped, optimizer, layout
         self.training, self.fabric, self.steps, self.on_step = training, fabric, steps, on_step
         self.loss, self.penalty = objective_for(training), penalty
         self.weights = weights_and_rest(model)[0] if training.l1 else []
-        self.images = any(isinstance(module, nn.Conv2d) for module in model.modules())
 
     def epoch(self, source: Batches, epoch: int, per_epoch: int, seed: int) -> tuple[float, float]:
         """Mean loss and highest learning rate of one epoch (the last may be cut short by the budget)."""
@@ -141,7 +145,7 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad()
-        loss = self.loss(output_of(self.wrapped(*self.laid_out(batch.inputs))), batch.target)
+        loss = self.loss(output_of(self.wrapped(*self.layout.inputs(batch.inputs))), batch.target)
         self.fabric.backward(loss if self.penalty is None else loss + self.penalty(step, self.steps))
         if self.training.l1:
             add_l1_gradient(self.weights, self.training.l1)
@@ -149,23 +153,6 @@ class _Loop:
             self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=self.training.clip_norm)
         self.optimizer.step()
         return loss.detach()
-
-    def laid_out(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        """Images channels last, like the convolutions: a layout that one layer loses is slow in all that follow."""
-        if not self.images:
-            return inputs
-        return tuple(x.to(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs)
-
-
-def to_channels_last(model: nn.Module) -> torch.memory_format:
-    """Lay out the weights of two-dimensional convolutions channels last, in which they train faster on CPU and
-    GPU; returns the layout they had."""
-    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
-    if not convolutions:
-        return torch.preserve_format
-    before = all(c.weight.is_contiguous() for c in convolutions)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return torch.contiguous_format if before else torch.channels_last
 
 
 class Clock:
