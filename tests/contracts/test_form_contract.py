@@ -17,6 +17,7 @@ from tersenet.forms import (
     Product,
     Shared,
     Ternary,
+    Uniform,
     aliases,
     attach,
     decode,
@@ -82,6 +83,16 @@ def _hashed(weight: torch.Tensor, support: torch.Tensor | None) -> Form:
     return Hashed(weight.shape, max(weight.numel() // 3, 1), 7, support)
 
 
+def _uniform(weight: torch.Tensor, support: torch.Tensor | None) -> Form:
+    rows = weight.shape[0]
+    low = torch.arange(rows) % 2 - 8
+    return Uniform(torch.linspace(0.1, 0.2, rows), low, 16, axis=0, support=support, precision="float16")
+
+
+def _learned_uniform(weight: torch.Tensor, support: torch.Tensor | None) -> Form:
+    return Uniform(torch.tensor([0.1]), torch.tensor([-16]), 32, learned=True, support=support)
+
+
 SAMPLES = {
     "dense": [lambda w, s: Dense()],
     "masked": [_masked],
@@ -90,6 +101,7 @@ SAMPLES = {
     "binary": [_binary, _scaled_binary],
     "ternary": [_ternary, _trained_ternary],
     "product": [_product],
+    "uniform": [_uniform, _learned_uniform],
     "hashed": [_hashed],
 }
 MAKERS = [maker for name in FORMS for maker in SAMPLES[name]]

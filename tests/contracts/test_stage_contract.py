@@ -43,6 +43,10 @@ SETTINGS = {
         {"finetune": TRAINING},
         {"values": "fixed", "scale": "filter", "finetune": TRAINING},
     ],
+    "quantize.uniform": [
+        {"bits": 4, "finetune": TRAINING},
+        {"bits": 3, "scheme": "affine", "per": "tensor", "range": "minmax", "learn_step": True, "finetune": TRAINING},
+    ],
     "quantize.hash": [{"share": 0.3, "finetune": TRAINING}],
     "quantize.product": [
         {"groups": 1, "k": 3, "finetune": TRAINING},

@@ -14,6 +14,7 @@ from tersenet.forms.product import Product
 from tersenet.forms.shared import Shared
 from tersenet.forms.targets import Target, match, per_target, weights
 from tersenet.forms.ternary import Ternary
+from tersenet.forms.uniform import Uniform
 
 import_files(__name__)  # each registers its form
 
@@ -29,6 +30,7 @@ __all__ = [
     "Shared",
     "Target",
     "Ternary",
+    "Uniform",
     "aliases",
     "attach",
     "check_order",

@@ -1,0 +1,103 @@
+"""quantize.uniform: weights become whole numbers of equal steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+from torch import nn
+
+from tersenet.core.errors import ModelError, RecipeError
+from tersenet.core.stage import Phase, RunContext, Stage, register_stage
+from tersenet.core.training import Training
+from tersenet.forms import Target, Uniform, attach, form_of, match, per_target, weight_of
+from tersenet.forms.options import one_or_per_layer
+from tersenet.forms.signs import rows
+from tersenet.quantize.ranges import Range, Scheme, grid
+from tersenet.quantize.signs import filters_axis, refuse_vectors
+
+
+@register_stage("quantize.uniform")
+class UniformQuantization(Stage):
+    """Round each weight to 2^bits equal steps, and train through the rounding.
+
+    Jacob et al. 2018, arXiv 1712.05877, §2 and 3 (affine grids, straight-through training); Esser et al. 2020, "Learned
+    Step Size Quantization", arXiv 1902.08153 (`learn_step`). Without `finetune` it is post-training quantization.
+
+    Zero is always one of the numbers, so that what is pruned stays exactly zero. The steps are fixed when the stage
+    begins, unless they are learned.
+    """
+
+    phase = Phase.VALUES
+
+    bits: int | dict[str, int] = Field(8, description="1 to 16, or {pattern: bits}; others are left alone")
+    scheme: Scheme = Field(
+        "symmetric", description="as many steps on both sides of zero, or those that cover the range"
+    )
+    per: Literal["channel", "tensor"] = Field("channel", description="a grid for each output channel, or one for all")
+    range: Range = Field("mse", description="which range the grid covers")
+    percentile: float = Field(99.9, gt=50, le=100, description="range percentile: what lies below it is covered")
+    learn_step: bool = Field(False, description="train the steps too (LSQ)")
+    step: Literal["float32", "float16"] = Field("float32", description="precision of the steps")
+    finetune: Training | None = Field(None, description="trains the weights through the rounding, with all the rest")
+
+    @field_validator("bits", mode="before")
+    @classmethod
+    def _bits(cls, value: Any) -> Any:
+        return one_or_per_layer(value, "bits", 1, 16, whole=True, open_=False)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> UniformQuantization:
+        given = self.model_fields_set
+        bits = self.bits.values() if isinstance(self.bits, dict) else [self.bits]
+        if self.scheme == "symmetric" and min(bits) < 2:
+            raise ValueError("1 bit has no symmetric grid; use scheme 'affine', or quantize.binary")
+        if "percentile" in given and self.range != "percentile":
+            raise ValueError("'percentile' belongs to range 'percentile'")
+        if self.range == "lsq" and self.scheme != "symmetric":
+            raise ValueError("range 'lsq' is that of a symmetric grid; leave out 'scheme'")
+        if self.learn_step and self.finetune is None:
+            raise ValueError("'learn_step' needs 'finetune', in which steps are learned")
+        return self
+
+    def options_for(self) -> Iterable[str]:
+        return tuple(self.bits) if isinstance(self.bits, dict) else ()
+
+    def check(self, model: nn.Module) -> None:
+        refuse_vectors(match(model, self.targets, self.ignore), self.method)
+
+    def apply(self, model: nn.Module, context: RunContext) -> nn.Module:
+        targets = match(model, self.targets, self.ignore)
+        refuse_vectors(targets, self.method)
+        bits = per_target(self.bits, targets)
+        for target in targets:
+            if target.name in bits:
+                self._quantize(target, bits[target.name], context)
+            else:
+                context.note(f"{self.method}: {target.name} is left as it is, since no bits are given for it")
+        if self.finetune is not None:
+            context.finetune(model, self.finetune)
+        return model
+
+    def _quantize(self, target: Target, bits: int, context: RunContext) -> None:
+        weight, old = weight_of(target), form_of(target)
+        if not bool(weight.isfinite().all()):
+            raise ModelError(f"{target.name} holds NaN or infinity and cannot be rounded; lower the learning rate")
+        if not weight.numel():
+            raise RecipeError(f"{target.name} has no entries; leave it out with 'ignore'")
+        if old is not None and old.distinct is not None:
+            context.note(f"{target.name} takes {old.distinct} values already ({old.name}); it is left as it is")
+            return
+        axis = filters_axis(target) if self.per == "channel" else None
+        step, low = grid(rows(weight, axis), bits, self.scheme, self.range, self.percentile)
+        form = Uniform(
+            step.to(weight.dtype),
+            low,
+            2**bits,
+            axis=axis,
+            learned=self.learn_step,
+            support=None if old is None else old.support,
+            precision=self.step,
+        )
+        attach(target, form)
