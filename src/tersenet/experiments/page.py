@@ -52,7 +52,7 @@ def _row(table: Table, row: Row, runs: list[dict[str, Any]]) -> str:
         f"{statistics.fmean(values('ratio')):.1f}×",
         share("nonzero", "parameters"),
         share("macs_nonzero", "macs"),
-        *([", ".join(dict.fromkeys(run["detail"] for run in runs))] if table.detail else []),
+        *(["; ".join(dict.fromkeys(run["detail"] for run in runs))] if table.detail else []),
         f"{statistics.fmean(values('seconds')):.0f}",
         published(row.published),
     ]

@@ -7,6 +7,7 @@ from tersenet.experiments.table import TABLES, Published, Row, Table
 
 FILTERS = "structured_sparsity/lenet5_filters.yaml"
 SHAPES = "structured_sparsity/lenet5_shapes.yaml"
+CHANNELS = "structured_sparsity/lenet5_channels.yaml"
 
 
 def _structure(record: Record) -> str:
@@ -37,6 +38,8 @@ TABLES.register("structured_sparsity")(
             _filters("filters_strong", 2e-2, 6e-2, Published("table 1, LeNet 3", 0.010, detail="filters 3–12")),
             _shapes("shapes_mild", 7e-3, 9e-3, Published("table 2, LeNet 4", 0.008, detail="shapes 21–41")),
             _shapes("shapes_strong", 1.5e-2, 8e-2, Published("table 2, LeNet 5", 0.010, detail="shapes 7–14")),
+            Row("filters_l1", CHANNELS, "3 and 12 filters by their L1 norm, trained as long."),
+            Row("filters_random", CHANNELS, "The same at random.", ("stages.0.criterion=random",)),
         ),
     )
 )
