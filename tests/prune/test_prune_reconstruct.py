@@ -247,7 +247,7 @@ def test_targets_and_ignore_choose_the_layers_whose_outputs_go(toy_context):
         ({}, "needs either 'ratio'"),
         ({"ratio": 0.5, "keep": 3}, "needs either 'ratio'"),
         ({"ratio": {"layer9": 0.5}}, "'layer9' makes no group of channels"),
-        ({"ratio": {"0": 0.5, "*": 0.5}}, "'0' is given twice, by '0' and '\\*'; keep one"),
+        ({"ratio": {"0": 0.5, "*": 0.4}}, "'0' is given 0.5 by '0' and 0.4 by '\\*', but these channels can only go"),
         ({"keep": {"0": 8}}, "no channel of '0' can go: it has 8 channels, and 8 are to stay"),
         ({"ratio": {"4": 0.5}}, "no channel of '4' can go: it is an output of the model"),
     ],
