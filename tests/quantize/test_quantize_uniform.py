@@ -225,6 +225,7 @@ def test_zeros_stay_zero_and_are_coded_as_such(context):
         ({"percentile": 99}, "belongs to range 'percentile'"),
         ({"range": "lsq", "scheme": "affine"}, "symmetric"),
         ({"learn_step": True}, "needs 'finetune'"),
+        ({"range": "entropy", "bits": 10}, "too coarse above 8 bits"),
         ({"targets": ["3.bias"]}, "3.bias is a vector"),
     ],
 )
@@ -261,3 +262,39 @@ def test_files_that_contradict_themselves():
     del code.tables["low"]
     with pytest.raises(ArtifactError, match="needs 4 lows"):
         decode(code)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("scheme", ["symmetric", "affine"])
+def test_weights_of_other_types(toy_context, dtype, bits, scheme):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(50, 8)).to(dtype)
+    context = toy_context((torch.randn(4, 50, dtype=dtype),), torch.randn(4, 8, dtype=dtype))
+    training = None if dtype == torch.float16 else {"steps": 2, "lr": 0.01}  # Adam's ε is zero there
+    stage(bits=bits, scheme=scheme, finetune=training).apply(model, context)
+    target = match(model)[0]
+    found = decode(form_of(target).encode(latent_of(target)))
+    assert found.dtype == dtype and torch.equal(found, weight_of(target))
+    assert all(row.unique().numel() <= 2**bits for row in found)
+
+
+def test_types_too_short_for_the_bits_are_told(context):
+    model = net().to(torch.bfloat16)
+    with pytest.raises(RecipeError, match="bfloat16, which holds 8 bits, fewer than 10"):
+        stage(bits=10).apply(model, context)
+
+
+@pytest.mark.parametrize("size", [1e-8, 1e9])
+def test_steps_that_float16_cannot_hold_are_told(context, size):
+    model = net()
+    with torch.no_grad():
+        model[3].weight.mul_(size)
+    with pytest.raises(ModelError, match=r"3.weight: steps from .* do not fit float16; use step: float32"):
+        stage(bits=8, step="float16").apply(model, context)
+
+
+def test_a_step_that_training_has_driven_out_of_float16_is_stored_as_computed():
+    for step in (1e-12, 1e9, -0.3):
+        form, latent = Uniform(torch.tensor([step]), torch.tensor([-4]), 8, precision="float16"), torch.randn(5)
+        assert bool(form(latent).isfinite().all()) and torch.equal(decode(form.encode(latent)), form(latent))

@@ -11,10 +11,10 @@ from torch import nn
 from tersenet.core.code import Code, Symbols
 from tersenet.core.errors import ArtifactError
 from tersenet.core.stage import Phase
-from tersenet.forms.codebook import Precision, from_tables, rounded, to_tables
+from tersenet.forms.codebook import Precision, rounded, to_tables
 from tersenet.forms.form import Form, refuse_nan, register_form, stream
 from tersenet.forms.signs import along, rows
-from tersenet.forms.tables import dtype_name, shaped
+from tersenet.forms.tables import dtype_name, from_table, shaped
 
 
 class _Round(torch.autograd.Function):
@@ -22,7 +22,8 @@ class _Round(torch.autograd.Function):
 
     Gradients: of the latent, that of the result where it lies within the range, else 0 (straight-through, clipped); of
     a step, those of its entries times round(v) − v within, low below and high above (Esser et al. 2020, "Learned Step
-    Size Quantization", arXiv 1902.08153, eq. 3 and 5), scaled by 1/√(entries · high) (§2.2).
+    Size Quantization", arXiv 1902.08153, eq. 3 and 5), scaled by 1/√(entries · high) (§2.2), the entries that share
+    the step.
     """
 
     @staticmethod
@@ -31,7 +32,8 @@ class _Round(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(latent, step, low)
         ctx.levels, ctx.axis = levels, axis
-        return _numbers(latent, step, low, levels, axis).mul_(along(step, latent.ndim, axis)).add_(0.0)  # −0 is +0
+        numbers = _numbers(latent, step, low, levels, axis)
+        return numbers.mul_(along(step, latent.ndim, axis)).add_(0.0).to(latent.dtype)  # −0 becomes +0
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -44,13 +46,14 @@ class _Round(torch.autograd.Function):
         clipped = ratio.clamp(least, least + (ctx.levels - 1))
         slope = torch.where(inside, ratio.round() - ratio, clipped) * gradients[0]
         entries, high = latent.numel() // max(len(step), 1), (low + (ctx.levels - 1)).clamp(min=1)
-        return of_latent, rows(slope, ctx.axis).sum(1) / (entries * high).sqrt(), None, None, None
+        of_step = rows(slope, ctx.axis).sum(1) / (entries * high).sqrt()
+        return of_latent, of_step.to(step.dtype), None, None, None
 
 
 def _numbers(
     latent: torch.Tensor, step: torch.Tensor, low: torch.Tensor, levels: int, axis: int | None
 ) -> torch.Tensor:
-    """n of each entry, in the latent's type."""
+    """n of each entry, in the steps' type, which is never shorter than float32."""
     least = along(low, latent.ndim, axis)
     return (latent / along(step, latent.ndim, axis)).clamp_(least, least + (levels - 1)).round_()
 
@@ -85,6 +88,7 @@ class Uniform(Form):
         precision: Precision = "float32",
     ) -> None:
         super().__init__()
+        step = step.to(torch.promote_types(step.dtype, torch.float32))
         if levels < 2 or (low.numel() and not -levels < int(low.min()) <= int(low.max()) <= 0):
             raise ValueError(f"{levels} levels must hold zero")
         self.levels, self.axis, self.precision = levels, axis, precision
@@ -102,8 +106,9 @@ class Uniform(Form):
         return weight if self.mask is None else torch.where(self.mask, weight, 0)
 
     def _steps(self) -> torch.Tensor:
-        """As stored; a learned one that has crossed zero counts by its size."""
-        return rounded(self.step, self.precision).abs().clamp_min(torch.finfo(self.step.dtype).tiny)
+        """As stored. A learned one that has crossed zero counts by its size; none leaves what its precision holds."""
+        holds = torch.finfo(torch.float16 if self.precision == "float16" else torch.float32)
+        return rounded(self.step.abs().clamp(holds.tiny, holds.max), self.precision)
 
     def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
         return weight
@@ -128,16 +133,18 @@ class Uniform(Form):
 
     @classmethod
     def decode(cls, code: Code) -> torch.Tensor:
-        symbols, step = stream(code, "index"), from_tables(code)
+        symbols, step = stream(code, "index"), _step(code)
         axis = code.options.get("axis", -1)
         size = code.shape[axis] if 0 <= axis < len(code.shape) else 1
-        if axis < -1 or axis >= len(code.shape) or step.numel() != size or not step.is_floating_point():
+        if axis < -1 or axis >= len(code.shape) or step.numel() != size:
             raise ArtifactError(f"{step.numel()} steps along axis {axis} make no weight of shape {tuple(code.shape)}")
         place = None if axis == -1 else axis
         low = along(_lows(code, size), len(code.shape), place)
         found = shaped(torch.from_numpy(symbols.values), code.shape)
         numbers = torch.where(found == 0, 0, torch.where(found <= -low, found + low - 1, found + low))
-        return numbers.to(step.dtype) * along(step, len(code.shape), place)
+        own = from_table(np.zeros(0, np.float32), code.dtype).dtype
+        wide = torch.promote_types(step.dtype, own)
+        return (numbers.to(wide) * along(step.to(wide), len(code.shape), place)).to(own)
 
     @property
     def support(self) -> torch.Tensor | None:
@@ -146,6 +153,14 @@ class Uniform(Form):
     @property
     def distinct(self) -> int:
         return (self.levels - 1) * len(self.step) + 1
+
+
+def _step(code: Code) -> torch.Tensor:
+    """The steps, in float32 or, of float64 weights, in that: the type in which the forward computes."""
+    found = code.tables.get("codebook")
+    if found is None or found.dtype not in (np.float16, np.float32, np.float64):
+        raise ArtifactError("a weight of form 'uniform' needs its steps, as floats")
+    return from_table(found, "float64" if found.dtype == np.float64 else "float32")
 
 
 def _lows(code: Code, size: int) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Literal
 
+import torch
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
@@ -57,6 +58,8 @@ class UniformQuantization(Stage):
             raise ValueError("'percentile' belongs to range 'percentile'")
         if self.range == "lsq" and self.scheme != "symmetric":
             raise ValueError("range 'lsq' is that of a symmetric grid; leave out 'scheme'")
+        if self.range == "entropy" and max(bits) > 8:
+            raise ValueError("range 'entropy' compares histograms, which are too coarse above 8 bits; use 'mse'")
         if self.learn_step and self.finetune is None:
             raise ValueError("'learn_step' needs 'finetune', in which steps are learned")
         return self
@@ -84,15 +87,19 @@ class UniformQuantization(Stage):
         weight, old = weight_of(target), form_of(target)
         if not bool(weight.isfinite().all()):
             raise ModelError(f"{target.name} holds NaN or infinity and cannot be rounded; lower the learning rate")
-        if not weight.numel():
-            raise RecipeError(f"{target.name} has no entries; leave it out with 'ignore'")
         if old is not None and old.distinct is not None:
             context.note(f"{target.name} takes {old.distinct} values already ({old.name}); it is left as it is")
             return
+        _check_type(target, weight, bits)
         axis = filters_axis(target) if self.per == "channel" else None
         step, low = grid(rows(weight, axis), bits, self.scheme, self.range, self.percentile)
+        if self.step == "float16" and bool(((step.half().float() / step - 1).abs() > 0.01).any()):
+            raise ModelError(
+                f"{target.name}: steps from {float(step.min()):.2g} to {float(step.max()):.2g} do not fit float16; use "
+                "step: float32"
+            )
         form = Uniform(
-            step.to(weight.dtype),
+            step,
             low,
             2**bits,
             axis=axis,
@@ -101,3 +108,11 @@ class UniformQuantization(Stage):
             precision=self.step,
         )
         attach(target, form)
+
+
+def _check_type(target: Target, weight: torch.Tensor, bits: int) -> None:
+    """Raises RecipeError where the weight's own type has fewer significant bits than are asked for."""
+    holds = {torch.bfloat16: 8, torch.float16: 11}.get(weight.dtype, 16)
+    if bits > holds:
+        name = str(weight.dtype).removeprefix("torch.")
+        raise RecipeError(f"{target.name} is {name}, which holds {holds} bits, fewer than {bits}; ask for no more")
