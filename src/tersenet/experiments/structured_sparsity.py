@@ -33,8 +33,8 @@ TABLES.register("structured_sparsity")(
         head="left of conv1–conv2",
         detail=_structure,
         remark=(
-            "The published LeNet has 0.9 % error, 20–50 filters and 25–500 filter shapes. The last two rows are controls:\n"
-            "as many filters as in table 1, LeNet 3, chosen otherwise and trained for as many epochs."
+            "The published LeNet has 0.9 % error, 20–50 filters and 25–500 filter shapes. The last two rows are\n"
+            "controls: as many filters as in table 1, LeNet 3, chosen otherwise and trained for as many epochs."
         ),
         rows=(
             _filters("filters_mild", 8e-3, 2.5e-2, Published("table 1, LeNet 2", 0.008, detail="filters 5–19")),
