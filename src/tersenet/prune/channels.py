@@ -12,7 +12,6 @@ from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from tersenet.core.errors import DataError, RecipeError
-from tersenet.core.registry import nearest
 from tersenet.core.stage import Phase, RunContext, Stage, register_stage
 from tersenet.core.training import Training
 from tersenet.forms import weights
@@ -22,7 +21,7 @@ from tersenet.graph.trace import Inputs
 from tersenet.prune.allocation import Widths, lowest
 from tersenet.prune.amounts import Round, Size, amounts
 from tersenet.prune.channel_contradictions import contradictions
-from tersenet.prune.criteria import CRITERIA
+from tersenet.prune.criteria import CRITERIA, CriterionName
 from tersenet.prune.granularity import Reduce
 from tersenet.prune.group_options import check_patterns, formed, per_group, targeted, told
 from tersenet.prune.scoring import Scoring
@@ -56,7 +55,7 @@ class ChannelPruning(Stage):
     budget: dict[Literal["macs", "parameters"], float] | None = Field(
         None, description="{macs: share} or {parameters: share} that is to stay, in (0, 1), at most"
     )
-    criterion: str = Field("l1", description=f"{', '.join(CRITERIA)}")
+    criterion: CriterionName = Field("l1", description=f"{', '.join(CRITERIA)}")
     scoring: Scoring = Field(Scoring(), description="on how much data the criterion looks, and its own options")
     reduce: Reduce = Field("sum", description="how scores of all entries of a unit become one")
     scope: Literal["layer", "global"] = Field("layer", description="units compete within their group, or all together")
@@ -97,13 +96,6 @@ class ChannelPruning(Stage):
         ):
             raise ValueError("give {macs: share} or {parameters: share}, one of the two")
         return None if value is None else one_or_per_layer(value, "budget", 0, 1)
-
-    @field_validator("criterion")
-    @classmethod
-    def _criterion(cls, value: str) -> str:
-        if value not in CRITERIA:
-            raise ValueError(f"unknown criterion '{value}'{nearest(value, CRITERIA)}")
-        return value
 
     @model_validator(mode="after")
     def _fits_together(self) -> ChannelPruning:

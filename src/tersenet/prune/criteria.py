@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Annotated, cast
 
 import torch
+from pydantic import AfterValidator
 
-from tersenet.core.registry import Registry
+from tersenet.core.registry import Registry, nearest
 from tersenet.prune.evidence import Evidence
 from tersenet.prune.granularity import Granularity
 from tersenet.prune.scoring import Scoring
@@ -164,6 +165,16 @@ def fpgm(weight: torch.Tensor, generator: torch.Generator, evidence: Evidence) -
     (He et al. 2019, arXiv 1811.00250, eq. 6 to 8)."""
     filters = Granularity("filter").granules(evidence.target).entries(weight.double())
     return torch.cdist(filters, filters, compute_mode="donot_use_mm_for_euclid_dist").sum(1)
+
+
+def _known(name: str) -> str:
+    if name not in CRITERIA:
+        raise ValueError(f"unknown criterion '{name}'{nearest(name, CRITERIA)}")
+    return name
+
+
+CriterionName = Annotated[str, AfterValidator(_known)]
+"""An option that names a criterion."""
 
 
 def foreign_options(name: str, scoring: Scoring) -> str | None:

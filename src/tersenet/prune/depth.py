@@ -7,11 +7,10 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import nn
 
 from tersenet.core.errors import DataError, ModelError, RecipeError
-from tersenet.core.registry import nearest
 from tersenet.core.stage import Phase, RunContext, Stage, register_stage
 from tersenet.core.training import Training
 from tersenet.forms import Target, latent_of, match, weights
@@ -19,7 +18,7 @@ from tersenet.graph import ChannelGraph
 from tersenet.graph.blocks import Block, blocks, remove_blocks, without
 from tersenet.graph.slices import tensors_of
 from tersenet.graph.trace import undisturbed
-from tersenet.prune.criteria import CRITERIA
+from tersenet.prune.criteria import CRITERIA, CriterionName
 from tersenet.prune.evidence import Evidence
 from tersenet.prune.scoring import Scoring
 from tersenet.prune.statistics import Statistics
@@ -49,16 +48,9 @@ class DepthPruning(Stage):
     selection: Literal["criterion", "loss"] = Field(
         "criterion", description="by scores of weights; or one after another goes whose loss, on validation, is lowest"
     )
-    criterion: str = Field("magnitude", description=f"{', '.join(CRITERIA)}")
+    criterion: CriterionName = Field("magnitude", description=f"{', '.join(CRITERIA)}")
     scoring: Scoring = Field(Scoring(), description="on how much data criterion or loss look")
     finetune: Training | None = Field(None, description="afterwards")
-
-    @field_validator("criterion")
-    @classmethod
-    def _criterion(cls, value: str) -> str:
-        if value not in CRITERIA:
-            raise ValueError(f"unknown criterion '{value}'{nearest(value, CRITERIA)}")
-        return value
 
     @model_validator(mode="after")
     def _fits_together(self) -> DepthPruning:

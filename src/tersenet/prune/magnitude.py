@@ -9,13 +9,12 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
-from tersenet.core.registry import nearest
 from tersenet.core.stage import Phase, RunContext, Stage, register_stage
 from tersenet.core.training import Training
 from tersenet.forms import Target, match, per_target
 from tersenet.forms.options import one_or_per_layer
 from tersenet.prune.contradictions import contradictions
-from tersenet.prune.criteria import CRITERIA
+from tersenet.prune.criteria import CRITERIA, CriterionName
 from tersenet.prune.dropout import dropouts, rescale, tell
 from tersenet.prune.granularity import Granularity, Name, Reduce
 from tersenet.prune.masks import Counts, Grouping, Masks
@@ -47,7 +46,7 @@ class MagnitudePruning(Stage):
     threshold: float | dict[str, float] | None = Field(
         None, description="in place of sparsity: scores below it go, or {pattern: threshold}"
     )
-    criterion: str = Field("magnitude", description=f"{', '.join(CRITERIA)}")
+    criterion: CriterionName = Field("magnitude", description=f"{', '.join(CRITERIA)}")
     scoring: Scoring = Field(Scoring(), description="on how much data the criterion looks, and its own options")
     scope: Literal["layer", "global", "std"] = Field(
         "layer", description="sparsity of each layer, of all together, or by quality × standard deviation"
@@ -99,13 +98,6 @@ class MagnitudePruning(Stage):
     @classmethod
     def _size(cls, value: Any) -> Any:
         return (value,) if isinstance(value, int) else value
-
-    @field_validator("criterion")
-    @classmethod
-    def _criterion(cls, value: str) -> str:
-        if value not in CRITERIA:
-            raise ValueError(f"unknown criterion '{value}'{nearest(value, CRITERIA)}")
-        return value
 
     @model_validator(mode="after")
     def _fits_together(self) -> MagnitudePruning:
