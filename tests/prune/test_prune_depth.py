@@ -171,7 +171,7 @@ def test_blocks_that_are_zero_go_first_or_alone(context: Any) -> None:
     torch.testing.assert_close(model(x), before)
     assert prune(zero(), context, ratio=0.4) == ["blocks.1", "blocks.2"]
     assert prune(net(), context, zero_only=True) == []
-    assert context.notes[-1] == "prune.depth: 0 of 5 blocks removed"
+    assert context.notes[-1] == "0 of 5 blocks removed"
 
 
 class Plain(nn.Module):
@@ -206,7 +206,7 @@ def test_blocks_with_forms_are_left_and_told(context: Any) -> None:
     for target in match(model, ["blocks.1.*"]):
         attach(target, Masked(torch.ones(target.shape, dtype=torch.bool)))
     assert prune(model, context, ratio=0.5) == ["blocks.0", "blocks.3"]
-    note = "prune.depth: 'blocks.1' is left as it is: 'blocks.1.mix.parametrizations.weight.original' has a form"
+    note = "'blocks.1' is left as it is: 'blocks.1.mix.parametrizations.weight.original' has a form"
     assert context.notes[0].startswith(note)
 
 
@@ -241,7 +241,7 @@ def test_models_without_blocks_and_runs_without_data_are_told(context: Any, toy_
     with pytest.raises(DataError, match="there is none"):
         prune(net(), toy_context((torch.zeros(0, 6),), torch.zeros(0, 3)), ratio=0.5)
     prune(net(), context, ratio=0.05)
-    assert context.notes[-2] == "prune.depth: a ratio of 0.05 of 5 blocks is none"
+    assert context.notes[-2] == "a ratio of 0.05 of 5 blocks is none"
 
 
 def test_a_block_whose_branch_is_no_number_is_left_and_told(context: Any) -> None:

@@ -156,7 +156,7 @@ def test_threshold(context):
     assert torch.equal(form_of(match(model)[0]).mask.flatten(1).any(1), norms["0.weight"] >= 2.0)
     assert int(form_of(match(model)[2]).mask.any(1).sum()) == 1
     assert "4.weight has no score of 99 or more; its highest-scored is kept" in context.notes
-    assert "prune.magnitude: 2.weight is left as it is, since no threshold is given for it" in context.notes
+    assert "2.weight is left as it is, since no threshold is given for it" in context.notes
 
 
 def test_iterative_and_gradual_filters(context):

@@ -115,7 +115,7 @@ def test_deviation_scope(context):
 def test_sparsity_by_layer_leaves_the_others_alone_and_says_so(context):
     model = prune(net(), context, sparsity={"2": 0.5})
     assert kept(model) == {"0.weight": 60, "2.weight": 20} and form_of(match(model)[0]) is None
-    assert context.notes == ["prune.magnitude: 0.weight is left as it is, since no sparsity is given for it"]
+    assert context.notes == ["0.weight is left as it is, since no sparsity is given for it"]
 
 
 def test_what_is_pruned_stays_pruned(context):

@@ -222,7 +222,7 @@ def test_groups_that_cannot_be_are_noted_or_an_error(toy_context):
     context = toy_context((torch.randn(32, 5, 6),), torch.zeros(32, 1))
     model = prune(Attention(), context, ratio=0.5)
     assert model.make.weight.shape == (3, 6) and model.q.weight.shape == (6, 3)
-    assert "prune.reconstruct: 'q' is left as it is: no linear layer or convolution reads it" in context.notes
+    assert "'q' is left as it is: no linear layer or convolution reads it" in context.notes
     with pytest.raises(RecipeError, match="no channel of 'q' can go: no linear layer or convolution reads it"):
         prune(Attention(), context, ratio={"q": 0.5})
 

@@ -78,7 +78,7 @@ def test_bits_by_class_and_layer(context):
     share(model, context, bits={"Conv1d": 4, "2": 2})
     codes = [form_of(target).codes if form_of(target) else None for target in match(model)]
     assert codes[0] in range(9, 17) and codes[1:] == [4, None]
-    assert context.notes == ["quantize.share: 3.weight is left as it is, since no bits are given for it"]
+    assert context.notes == ["3.weight is left as it is, since no bits are given for it"]
 
 
 def test_few_values_are_kept_bit_for_bit(context):

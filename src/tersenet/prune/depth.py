@@ -74,9 +74,9 @@ class DepthPruning(Stage):
         names = self._chosen(model, found, context)
         done = remove_blocks(model, graph, names)
         for name, reason in done.refused.items():
-            context.note(f"{self.method}: '{name}' is left as it is: {reason}")
+            context.note(f"'{name}' is left as it is: {reason}")
         removed = f": {', '.join(done.removed)}" if done.removed else ""
-        context.note(f"{self.method}: {len(done.removed)} of {len(found)} blocks removed{removed}")
+        context.note(f"{len(done.removed)} of {len(found)} blocks removed{removed}")
         if self.finetune is not None:
             context.finetune(model, self.finetune)
         return model
@@ -95,7 +95,7 @@ class DepthPruning(Stage):
             raise ModelError(f"{self.method}: no block of the model can go ({why})")
         for block in found:
             if block.reason is not None:
-                context.note(f"{self.method}: '{block.name}' is left as it is: {block.reason}")
+                context.note(f"'{block.name}' is left as it is: {block.reason}")
         return able
 
     def _meant(self, model: nn.Module, block: Block) -> bool:
@@ -114,7 +114,7 @@ class DepthPruning(Stage):
         if count < 0 or (count == 0 and self.keep is not None):
             raise RecipeError(f"{self.method}: {self.keep} blocks are to stay, and there are {len(able)} that can go")
         if count == 0:
-            context.note(f"{self.method}: a ratio of {self.ratio:g} of {len(able)} blocks is none")
+            context.note(f"a ratio of {self.ratio:g} of {len(able)} blocks is none")
             return []
         if self.selection == "loss":
             return self._by_loss(model, able, count, context)

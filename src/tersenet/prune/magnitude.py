@@ -164,7 +164,7 @@ class MagnitudePruning(Stage):
         for target in targets:
             if target.name not in option:
                 noun = self._noun
-                context.note(f"{self.method}: {target.name} is left as it is, since no {noun} is given for it")
+                context.note(f"{target.name} is left as it is, since no {noun} is given for it")
         return option
 
     def _in_rounds(self, model: nn.Module, context: RunContext, masks: Masks, option: dict[str, float]) -> None:

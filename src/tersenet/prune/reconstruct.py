@@ -87,7 +87,7 @@ class ReconstructPruning(Stage):
             work = Reconstruction(model, graph, reading, batches, self, context)
             done = remove(model, graph, work.run(keep), inputs=batches[-1])
             for name, reason in done.refused.items():
-                context.note(f"{self.method}: '{name}' is read by nothing any more but keeps its channels: {reason}")
+                context.note(f"'{name}' is read by nothing any more but keeps its channels: {reason}")
         if self.finetune is not None:
             context.finetune(model, self.finetune)
         return model
@@ -116,7 +116,7 @@ class ReconstructPruning(Stage):
             elif isinstance(option, dict) and group.name in option:
                 raise RecipeError(f"{self.method}: no channel of '{group.name}' can go: {reason}")
             else:
-                context.note(f"{self.method}: '{group.name}' is left as it is: {reason}")
+                context.note(f"'{group.name}' is left as it is: {reason}")
         return keep
 
     def _wanted(self, model: nn.Module, graph: ChannelGraph) -> dict[Group, float]:
@@ -132,7 +132,7 @@ class ReconstructPruning(Stage):
         trial = remove(copied(model), graph, {name: range(sizes[name] - stay) for name, stay in keep.items()})
         for name, reason in trial.refused.items():
             del keep[name]
-            context.note(f"{self.method}: '{name}' is left as it is: {reason}")
+            context.note(f"'{name}' is left as it is: {reason}")
 
 
 def _obstacle(group: Group, graph: ChannelGraph, reading: Mapping[str, Reader]) -> str | None:

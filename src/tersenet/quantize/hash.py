@@ -48,7 +48,7 @@ class HashedSharing(Stage):
             if target.name in shares:
                 self._hash(target, shares[target.name], context)
             else:
-                context.note(f"{self.method}: {target.name} is left as it is, since no share is given for it")
+                context.note(f"{target.name} is left as it is, since no share is given for it")
         if self.finetune is not None:
             context.finetune(model, self.finetune)
         return model

@@ -86,7 +86,7 @@ class ProductQuantization(Stage):
         chosen = {target: found for target in targets if (found := self._settings(targets, target)) is not None}
         for target in targets:
             if target not in chosen:
-                context.note(f"{self.method}: {target.name} is left as it is, since no groups or k are given for it")
+                context.note(f"{target.name} is left as it is, since no groups or k are given for it")
         for target, (groups, k) in chosen.items():
             _check(target, self.layout, groups, k)
         metrics = self._metrics(model, chosen, context)

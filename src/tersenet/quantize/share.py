@@ -75,7 +75,7 @@ class WeightSharing(Stage):
             if target.name in bits:
                 self._share(target, 2 ** bits[target.name], importance.get(target.name), context)
             else:
-                context.note(f"{self.method}: {target.name} is left as it is, since no bits are given for it")
+                context.note(f"{target.name} is left as it is, since no bits are given for it")
         if self.finetune is not None:
             context.finetune(model, self.finetune)
         return model
