@@ -57,8 +57,8 @@ def zoo_model(contents: artifact.Contents, path: str | Path) -> nn.Module:
         origin = f"made by {maker}" if maker else "that was given as a Python object"
         raise ArtifactError(
             f"{path}: holds a model {origin}, without its operators; give the freshly built module, load(path, "
-            "model=…), or on the command line the recipe that builds it, --recipe; or save it anew with save(model, path, "
-            "example=…)"
+            "model=…), or on the command line the recipe that builds it, --recipe; or save it anew with "
+            "save(model, path, example=…)"
         )
     spec = ModelSpec.parse({key: contents.model[key] for key in ("name", "kwargs") if key in contents.model})
     with torch.device("meta"):  # first without memory: what the file asks for may be larger than what it holds
