@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 from tersenet import artifact
 from tersenet.artifact import Contents
 from tersenet.artifact.entry import DTYPES
+from tersenet.core.change import Change
 from tersenet.core.code import Code, Symbols
 from tersenet.core.errors import ArtifactError
 from tersenet.core.seeds import derive
@@ -54,6 +55,7 @@ codes = st.builds(
 
 
 integers = st.integers(-(2**62), 2**62)
+sizes = st.dictionaries(words, integers)
 
 
 @st.composite
@@ -69,7 +71,9 @@ def any_contents(draw: st.DrawFn) -> Contents:
         data=draw(words),
         data_digest=draw(words | st.binary(max_size=16).map(bytes.hex)),
         seed=draw(st.integers(0, 2**63 - 1)),
-        edits=draw(st.dictionaries(words, st.integers(0, 16) | st.dictionaries(words, integers), max_size=2)),
+        edits=draw(
+            st.dictionaries(words, st.integers(0, 16) | sizes | st.builds(Change, words, sizes, sizes), max_size=2)
+        ),
         graph=draw(objects),
     )
 

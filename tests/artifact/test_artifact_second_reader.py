@@ -19,6 +19,7 @@ from tersenet import artifact
 from tersenet.artifact import Contents
 from tersenet.artifact.dictionary import DICTIONARY
 from tersenet.coding import CODERS
+from tersenet.core.change import Change
 from tersenet.core.code import Code, Symbols
 
 Same = Callable[[Contents, Contents], None]
@@ -63,7 +64,8 @@ def read(data: bytes) -> Contents:
     assert file.varint() == len(data) - file.at
     assert hashlib.blake2b(data[:-8], digest_size=8).digest() == data[-8:]
     text = zlib.decompressobj(-15, preset()).decompress(file.take(file.varint()))
-    layouts, names, aliases, model, recipe, versions, data_name, *edits = json.loads(text)
+    layouts, names, aliases, model, recipe, versions, data_name, *rest = json.loads(text)
+    edits = {path: Change(*edit) if isinstance(edit, list) else edit for path, edit in (rest or [{}])[0].items()}
     kind = file.varint()
     digest = file.take(kind // 2)
     seed = file.varint()
@@ -71,7 +73,7 @@ def read(data: bytes) -> Contents:
     tensors = {name: code(file, *each) for name, each in zip(names, records, strict=True)}
     assert file.at == len(data) - 8
     data_digest = digest.decode() if kind % 2 else digest.hex()
-    return Contents(tensors, aliases, model, recipe, versions, data_name, data_digest, seed, *edits)
+    return Contents(tensors, aliases, model, recipe, versions, data_name, data_digest, seed, edits, *rest[1:])
 
 
 def record(file: Bytes, layouts: list[Any]) -> tuple[Any, ...]:

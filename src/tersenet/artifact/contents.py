@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from tersenet.core.change import Change
 from tersenet.core.code import Code
 from tersenet.core.errors import ArtifactError
 
@@ -22,7 +23,8 @@ class Contents:
     seed: of the run.
     edits: module → its integers (channels, groups, heads) that differ from what the specification or the user's code
         gives, since channels were removed; or, for a module that was taken out, how many values it gave: 0 for one
-        tensor, n for a tuple of n. Where there are any edits, tensors are as large as they are here.
+        tensor, n for a tuple of n; or its `Change`, for one that another stands for. Where there are any edits,
+        tensors are as large as they are here.
     graph: the network's operators without its weights, for models that no specification names (`graph/program.py`).
     """
 
@@ -34,7 +36,7 @@ class Contents:
     data: str = ""
     data_digest: str = ""
     seed: int = 0
-    edits: dict[str, dict[str, int] | int] = field(default_factory=dict)
+    edits: dict[str, dict[str, int] | int | Change] = field(default_factory=dict)
     graph: dict[str, Any] = field(default_factory=dict)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from tersenet.artifact.dictionary import DICTIONARY
 from tersenet.artifact.entry import DTYPES, MAX_AXES
+from tersenet.core.change import Change
 from tersenet.core.errors import ArtifactError
 
 MAX_TEXT = 2**24
@@ -59,7 +60,7 @@ class Text(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=T
     recipe: dict[str, Any]
     versions: dict[str, str]
     data: str
-    edits: dict[str, dict[str, int] | Values] = {}
+    edits: dict[str, dict[str, int] | Values | Change] = {}
     graph: dict[str, Any] = {}
 
 

@@ -13,7 +13,7 @@ from tersenet.core.recipe import Recipe
 from tersenet.data import Splits, load_data
 from tersenet.models import build, input_shape
 
-METHOD_ROOMS = ("tersenet.prune", "tersenet.quantize")
+METHOD_ROOMS = ("tersenet.prune", "tersenet.quantize", "tersenet.factorize")
 
 
 def register_methods() -> None:

@@ -1,20 +1,26 @@
-"""What removal changed about a model, as data: noted on the model, stored in its file, applied to a fresh one."""
+"""What changed about a model's modules, as data: noted on the model, stored in its file, applied to a fresh one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from tersenet.core.change import Change
 from tersenet.core.errors import ModelError
+from tersenet.core.registry import Registry
 from tersenet.graph.attributes import Attribute
 from tersenet.graph.slices import tensors_of
 
-Edits = dict[str, dict[str, int] | int]
-"""Module → attribute → integer; or module → `Skip.values`, for one that was taken out. `{"": {}}` says that shapes
-changed and nothing else."""
+Edits = dict[str, dict[str, int] | int | Change]
+"""Module → attribute → integer; or module → `Skip.values`, for one that was taken out; or module → `Change`, for one
+that another stands for. `{"": {}}` says that shapes changed and nothing else."""
+
+CHANGES: Registry[Callable[[nn.Module, str, Mapping[str, int]], None]] = Registry("change of a module")
+"""kind → what makes the change: `change(model, path, options)` puts the new module at `path`, built from what is there
+and the options alone. It raises ModelError where they do not fit: options may come from a hostile file."""
 
 _KEY = "_tersenet_edits"
 
@@ -46,8 +52,8 @@ def noted(model: nn.Module) -> Edits:
     return _copied(model.__dict__.get(_KEY, {}))
 
 
-def _copied(edits: Mapping[str, Mapping[str, int] | int]) -> Edits:
-    return {path: values if isinstance(values, int) else dict(values) for path, values in edits.items()}
+def _copied(edits: Mapping[str, Mapping[str, int] | int | Change]) -> Edits:
+    return {path: dict(values) if isinstance(values, Mapping) else values for path, values in edits.items()}
 
 
 def note(model: nn.Module, attributes: Iterable[Attribute]) -> None:
@@ -55,7 +61,7 @@ def note(model: nn.Module, attributes: Iterable[Attribute]) -> None:
     edits = noted(model) or {"": {}}
     for attribute in attributes:
         values = edits.setdefault(attribute.module, {})
-        assert not isinstance(values, int)  # what was taken out has no operators, and so no sizes
+        assert isinstance(values, dict)  # what was taken out has no operators, and what was put in no sizes of its own
         values[attribute.name] = int(attribute.value)
     model.__dict__[_KEY] = edits
 
@@ -68,29 +74,55 @@ def take_out(model: nn.Module, name: str, values: int) -> None:
     model.__dict__[_KEY] = {**edits, name: values}
 
 
+def change(model: nn.Module, name: str, kind: str, options: Mapping[str, int]) -> None:
+    """Make the change `kind` at the module `name`, and remember it, with the sizes the module has by then."""
+    CHANGES[kind](model, name, options)
+    edits = noted(model)
+    before = edits.pop(name, {})
+    assert isinstance(before, dict)  # nothing is put where something was put or taken out already
+    model.__dict__[_KEY] = {**edits, name: Change(kind, dict(options), before)}
+
+
 def apply(
     model: nn.Module,
-    edits: Mapping[str, Mapping[str, int] | int],
+    edits: Mapping[str, Mapping[str, int] | int | Change],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> None:
-    """Make a freshly built `model` as small as the one that was stored; its tensors' values are then undefined.
+    """Make a freshly built `model` the one that was stored; its tensors' values are then undefined.
 
-    Only modules that are there are taken out, only integers that a module already has are set, and only to smaller
-    ones; nothing grows.
+    Only modules that are there are taken out or changed, the outer before the inner ones; only integers that a module
+    already has are set, and only to smaller ones; no tensor grows.
 
     Raises:
         ModelError: the model has no such module, attribute or tensor, or it is smaller than what was stored.
     """
-    for path, values in sorted((path, values) for path, values in edits.items() if isinstance(values, int)):
-        if not path or path not in dict(model.named_modules(remove_duplicate=False)):
-            raise ModelError(f"the file takes out '{path}', which this model does not have: it is another")
-        take_out(model, path, values)
+    for path, values in sorted(edits.items(), key=lambda item: item[0]):
+        if isinstance(values, int):
+            _take_out(model, path, values)
+        elif isinstance(values, Change):
+            _change(model, path, values)
     modules = dict(model.named_modules())
     for path, sizes in edits.items():
-        if not isinstance(sizes, int):
+        if isinstance(sizes, Mapping):
             _set(modules.get(path), path, sizes)
     _shrink(model, shapes)
     model.__dict__[_KEY] = _copied(edits)
+
+
+def _take_out(model: nn.Module, path: str, values: int) -> None:
+    if not path or path not in dict(model.named_modules(remove_duplicate=False)):
+        raise ModelError(f"the file takes out '{path}', which this model does not have: it is another")
+    take_out(model, path, values)
+
+
+def _change(model: nn.Module, path: str, edit: Change) -> None:
+    if edit.kind not in CHANGES:
+        raise ModelError(
+            f"the file changes '{path}' to '{edit.kind[:40]}', which this version does not know; update it"
+        )
+    if edit.before:
+        _set(dict(model.named_modules()).get(path), path, edit.before)
+    change(model, path, edit.kind, edit.options)
 
 
 def _set(module: nn.Module | None, path: str, values: Mapping[str, int]) -> None:
