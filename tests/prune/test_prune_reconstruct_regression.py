@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Lasso
 from torch.nn import functional as F
 
-from tersenet.prune.patches import patches
 from tersenet.prune.regression import (
     Layer,
     Moments,
@@ -23,6 +22,7 @@ from tersenet.prune.regression import (
     objective,
     reconstructed,
 )
+from tersenet.train.patches import patches
 
 
 def layer(seed, units=6, places=3, outputs=4, rows=50, parts=1):

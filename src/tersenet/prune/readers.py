@@ -16,7 +16,7 @@ from tersenet.graph import ChannelGraph
 from tersenet.graph.flow import Contraction
 from tersenet.graph.slices import tensors_of
 from tersenet.graph.trace import Inputs, bound, operator
-from tersenet.prune.patches import patches
+from tersenet.train.patches import patches
 
 CONVOLUTIONS = {"conv1d", "conv2d", "conv3d", "convolution", "_convolution"}
 PRODUCTS = {"linear", "mm", "matmul", "__matmul__", "addmm"}
