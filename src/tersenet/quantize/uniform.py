@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
-from tersenet.core.errors import ModelError, RecipeError
+from tersenet.core.errors import DataError, ModelError, RecipeError
 from tersenet.core.stage import Phase, RunContext, Stage, register_stage
 from tersenet.core.training import Training
 from tersenet.forms import Target, Uniform, attach, form_of, match, per_target, weight_of
 from tersenet.forms.options import one_or_per_layer
 from tersenet.forms.signs import rows
+from tersenet.quantize.calibration import Calibration
+from tersenet.quantize.correction import BiasCorrection
 from tersenet.quantize.ranges import Range, Scheme, grid
+from tersenet.quantize.rounding import Adaptive, AdaptiveRounding
 from tersenet.quantize.signs import filters_axis, refuse_vectors
 
 
@@ -25,6 +28,9 @@ class UniformQuantization(Stage):
 
     Jacob et al. 2018, arXiv 1712.05877, §2 and 3 (affine grids, straight-through training); Esser et al. 2020, "Learned
     Step Size Quantization", arXiv 1902.08153 (`learn_step`). Without `finetune` it is post-training quantization.
+
+    With `rounding: adaptive` or `bias_correction`, layers are dealt with in the order in which the model computes, so
+    that each makes up for the errors of those before it; other weights come first and are rounded to nearest.
 
     Zero is always one of the numbers, so that what is pruned stays exactly zero. The steps are fixed when the stage
     begins, unless they are learned.
@@ -41,6 +47,15 @@ class UniformQuantization(Stage):
     percentile: float = Field(99.9, gt=50, le=100, description="range percentile: what lies below it is covered")
     learn_step: bool = Field(False, description="train the steps too (LSQ)")
     step: Literal["float32", "float16"] = Field("float32", description="precision of the steps")
+    rounding: Literal["nearest", "adaptive"] = Field(
+        "nearest",
+        description="to the nearest number, or up or down as keeps the outputs of linear layers, convolutions",
+    )
+    adaptive: Adaptive | None = Field(None, description="rounding adaptive: how roundings are found")
+    bias_correction: bool = Field(False, description="shift biases so that outputs stay the same in the mean")
+    split: Literal["train", "validation"] = Field("train", description="calibration: where batches come from")
+    batches: int = Field(16, ge=1, description="calibration: how many")
+    batch_size: int = Field(64, ge=1, description="calibration: examples in each")
     finetune: Training | None = Field(None, description="trains the weights through the rounding, with all the rest")
 
     @field_validator("bits", mode="before")
@@ -64,6 +79,17 @@ class UniformQuantization(Stage):
             raise ValueError("'learn_step' needs 'finetune', in which steps are learned")
         return self
 
+    @model_validator(mode="after")
+    def _calibrates(self) -> UniformQuantization:
+        if self.adaptive is not None and self.rounding != "adaptive":
+            raise ValueError("'adaptive' belongs to rounding 'adaptive'")
+        if self.learn_step and self.rounding == "adaptive":
+            raise ValueError("rounding 'adaptive' is for steps that stay as they are; leave out 'learn_step'")
+        idle = self.model_fields_set & {"split", "batches", "batch_size"}
+        if idle and self.rounding == "nearest" and not self.bias_correction:
+            raise ValueError(f"'{min(idle)}' is for calibration; ask for rounding 'adaptive' or 'bias_correction'")
+        return self
+
     def options_for(self) -> Iterable[str]:
         return tuple(self.bits) if isinstance(self.bits, dict) else ()
 
@@ -74,22 +100,49 @@ class UniformQuantization(Stage):
         targets = match(model, self.targets, self.ignore)
         refuse_vectors(targets, self.method)
         bits = per_target(self.bits, targets)
+        given = [target for target in targets if target.name in bits]
         for target in targets:
-            if target.name in bits:
-                self._quantize(target, bits[target.name], context)
-            else:
+            if target not in given:
                 context.note(f"{target.name} is left as it is, since no bits are given for it")
+        if self.rounding == "adaptive" or self.bias_correction:
+            self._quantize_in_order(model, given, bits, context)
+        else:
+            for target in given:
+                self._quantize(target, bits[target.name], context)
         if self.finetune is not None:
             context.finetune(model, self.finetune)
         return model
 
-    def _quantize(self, target: Target, bits: int, context: RunContext) -> None:
+    def _quantize_in_order(
+        self, model: nn.Module, targets: Sequence[Target], bits: dict[str, int], context: RunContext
+    ) -> None:
+        batches = [inputs for inputs, _ in context.batches(self.split, self.batches, self.batch_size)]
+        if not batches:
+            raise DataError(f"{self.method}: calibrates on batches of the {self.split} data, and there are none")
+        calibration = Calibration(model, targets, batches)
+        correction = BiasCorrection(calibration, context.note) if self.bias_correction else None
+        options = self.adaptive or Adaptive()
+        adaptive = AdaptiveRounding(calibration, options, context) if self.rounding == "adaptive" else None
+        for target in _others(targets, calibration, context):
+            self._quantize(target, bits[target.name], context)
+        for layer in calibration.layers:
+            form = self._quantize(layer.target, bits[layer.target.name], context)
+            if form is None:
+                continue
+            modules = correction.correctable(layer) if correction else []
+            if adaptive:
+                adaptive.adapt(layer, form, centred=len(modules) == len(layer.modules))
+            if correction:
+                correction.correct(layer, modules)
+
+    def _quantize(self, target: Target, bits: int, context: RunContext) -> Uniform | None:
+        """The weight's new form; None where it is left as it is."""
         weight, old = weight_of(target), form_of(target)
         if not bool(weight.isfinite().all()):
             raise ModelError(f"{target.name} holds NaN or infinity and cannot be rounded; lower the learning rate")
         if old is not None and old.distinct is not None:
             context.note(f"{target.name} takes {old.distinct} values already ({old.name}); it is left as it is")
-            return
+            return None
         _check_type(target, weight, bits)
         axis = filters_axis(target) if self.per == "channel" else None
         step, low = grid(rows(weight, axis), bits, self.scheme, self.range, self.percentile)
@@ -108,6 +161,7 @@ class UniformQuantization(Stage):
             precision=self.step,
         )
         attach(target, form)
+        return form
 
 
 def _check_type(target: Target, weight: torch.Tensor, bits: int) -> None:
@@ -116,3 +170,15 @@ def _check_type(target: Target, weight: torch.Tensor, bits: int) -> None:
     if bits > holds:
         name = str(weight.dtype).removeprefix("torch.")
         raise RecipeError(f"{target.name} is {name}, which holds {holds} bits, fewer than {bits}; ask for no more")
+
+
+def _others(targets: Iterable[Target], calibration: Calibration, context: RunContext) -> list[Target]:
+    """Targets that are no layers for calibration; notes them."""
+    layers = {layer.target for layer in calibration.layers}
+    others = [target for target in targets if target not in layers]
+    for target in others:
+        context.note(
+            f"{target.name} ({target.kind}) is rounded to nearest and no bias is corrected: no linear layer or "
+            "convolution is called with it"
+        )
+    return others
