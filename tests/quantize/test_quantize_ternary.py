@@ -7,7 +7,7 @@ from torch import nn
 import tersenet.quantize  # noqa: F401
 from tersenet.core.errors import ModelError, RecipeError
 from tersenet.core.stage import parse_stage
-from tersenet.forms import Binary, Masked, Ternary, attach, form_of, latent_of, match, weight_of
+from tersenet.forms import Binary, Masked, Shared, Ternary, attach, form_of, latent_of, match, weight_of
 
 
 def net(seed=0):
@@ -94,11 +94,15 @@ def test_what_takes_few_values_already_gets_no_more(context):
     before = layer.weight.detach().clone()
     ternary(layer, context)
     assert torch.equal(layer.weight, before) and form_of(match(layer)[0]).name == "binary"
-    assert context.notes == ["weight takes 2 values already, fewer than this would give it; it is left as it is"]
-    ternary(nn.Linear(8, 4), context, values="fixed")
-    model = ternary(ternary(net(), context), context, scale="filter")
-    assert all(weight_of(t).unique().numel() == 3 and form_of(t).axis is None for t in match(model))
-    assert "too few for a scale for each filter" in context.notes[-1]
+    assert context.notes == ["weight is binary already; it is left as it is"]
+    for values, form in ((2, "shared"), (4, "ternary")):
+        layer = nn.Linear(8, 4)
+        (target,) = match(layer)
+        attach(target, Shared(torch.arange(32).reshape(4, 8) % values, values, zero=False))
+        ternary(layer, context, scale="filter")
+        assert form_of(match(layer)[0]).name == form and layer.weight.unique().numel() <= values
+    assert "takes 2 values already, fewer than this would give it" in context.notes[1]
+    assert "too few for a scale for each filter" in context.notes[2]
 
 
 def test_a_constant_weight_is_held_exactly(context):

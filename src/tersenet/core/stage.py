@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 class Phase(IntEnum):
     """What a stage settles about a weight. On one tensor, phases never go backwards: what stands, stays."""
 
+    NOTHING = 0
+    """nothing: it may stand anywhere"""
     SHAPE = 1
     """how large the tensor is (channels, rank)"""
     SUPPORT = 2

@@ -1,4 +1,5 @@
-"""What one stage established must survive the next: zeros stay zero, and no weight takes more values than it had."""
+"""What one stage established must survive the next: zeros stay zero, no weight takes more values than it had, and signs
+stay signs."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from tersenet.forms import form_of, weight_of, weights
+from tersenet.forms import Binary, Form, Ternary, form_of, weight_of, weights
 
 
 class BrokenPromiseError(AssertionError):
@@ -16,10 +17,11 @@ class BrokenPromiseError(AssertionError):
 
 @dataclass(frozen=True)
 class Promise:
-    """Of one weight: where it may differ from zero, and how many values it may take."""
+    """Of one weight: where it may differ from zero, how many values it may take, and the form of signs that stays."""
 
     support: torch.Tensor | None
     distinct: int | None
+    signs: type[Form] | None
 
 
 def promises(model: nn.Module) -> dict[str, Promise]:
@@ -30,7 +32,7 @@ def promises(model: nn.Module) -> dict[str, Promise]:
         if form is None:
             continue
         support = None if form.support is None else form.support.detach().clone()
-        made[target.name] = Promise(support, form.distinct)
+        made[target.name] = Promise(support, form.distinct, type(form) if isinstance(form, Binary | Ternary) else None)
     return made
 
 
@@ -45,3 +47,5 @@ def check_kept(before: dict[str, Promise], model: nn.Module, stage: str) -> None
             raise BrokenPromiseError(f"{stage} brought pruned weights of {target.name} back")
         if promise.distinct is not None and int(torch.unique(weight).numel()) > promise.distinct:
             raise BrokenPromiseError(f"{stage} gave {target.name} more than its {promise.distinct} values")
+        if promise.signs is not None and not isinstance(form_of(target), promise.signs):
+            raise BrokenPromiseError(f"{stage} took the form '{promise.signs.name}' off {target.name}")

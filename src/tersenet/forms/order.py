@@ -28,7 +28,7 @@ def check_order(stages: Sequence[Stage], model: nn.Module) -> None:
             targets = match(model, stage.targets, stage.ignore)
             check_patterns(tuple(stage.options_for()), targets)
             stage.check(model)
-            for target in targets:
+            for target in targets if stage.settles() else ():
                 _in_order(target.name, stage, *settled.get(target.name, (Phase.SHAPE, "")), target.name in given)
                 settled[target.name] = (stage.settles(), stage.method)
                 given.discard(target.name)

@@ -17,21 +17,27 @@ from tersenet.forms.signs import along, rows
 from tersenet.forms.tables import dtype_name, from_table, shaped
 
 
-class _Round(torch.autograd.Function):
+class OnGrid(torch.autograd.Function):
     """step · round(clip(latent / step, low, low + levels − 1)); steps and lows are [rows].
 
     Gradients: of the latent, that of the result where it lies within the range, else 0 (straight-through, clipped); of
     a step, those of its entries times round(v) − v within, low below and high above (Esser et al. 2020, "Learned Step
     Size Quantization", arXiv 1902.08153, eq. 3 and 5), scaled by 1/√(entries · high) (§2.2), the entries that share
-    the step.
+    the step, where `entries` does not say how many count.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, latent: torch.Tensor, step: torch.Tensor, low: torch.Tensor, levels: int, axis: int | None
+        ctx: Any,
+        latent: torch.Tensor,
+        step: torch.Tensor,
+        low: torch.Tensor,
+        levels: int,
+        axis: int | None = None,
+        entries: int | None = None,
     ) -> torch.Tensor:
         ctx.save_for_backward(latent, step, low)
-        ctx.levels, ctx.axis = levels, axis
+        ctx.levels, ctx.axis, ctx.entries = levels, axis, entries
         numbers = _numbers(latent, step, low, levels, axis)
         return numbers.mul_(along(step, latent.ndim, axis)).add_(0.0).to(latent.dtype)  # −0 becomes +0
 
@@ -42,12 +48,12 @@ class _Round(torch.autograd.Function):
         inside = (ratio >= least) & (ratio <= least + (ctx.levels - 1))
         of_latent = torch.where(inside, gradients[0], 0)
         if not ctx.needs_input_grad[1]:
-            return of_latent, None, None, None, None
+            return of_latent, None, None, None, None, None
         clipped = ratio.clamp(least, least + (ctx.levels - 1))
         slope = torch.where(inside, ratio.round() - ratio, clipped) * gradients[0]
-        entries, high = latent.numel() // max(len(step), 1), (low + (ctx.levels - 1)).clamp(min=1)
+        entries, high = ctx.entries or latent.numel() // max(len(step), 1), (low + (ctx.levels - 1)).clamp(min=1)
         of_step = rows(slope, ctx.axis).sum(1) / (entries * high).sqrt()
-        return of_latent, of_step.to(step.dtype), None, None, None
+        return of_latent, of_step.to(step.dtype), None, None, None, None
 
 
 def _numbers(
@@ -100,7 +106,7 @@ class Uniform(Form):
         self.register_buffer("mask", None if support is None else support.detach().to(torch.bool).clone())
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
-        weight: torch.Tensor = _Round.apply(  # type: ignore[no-untyped-call]
+        weight: torch.Tensor = OnGrid.apply(  # type: ignore[no-untyped-call]
             latent, self._steps(), self.low, self.levels, self.axis
         )
         return weight if self.mask is None else torch.where(self.mask, weight, 0)

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from tersenet.core.change import Change
-from tersenet.core.errors import ModelError
-from tersenet.core.registry import Registry
+from tersenet.core.change import CHANGES, Change
+from tersenet.core.errors import ModelError, RecipeError
 from tersenet.graph.attributes import Attribute
 from tersenet.graph.slices import tensors_of
 
 Edits = dict[str, dict[str, int] | int | Change]
 """Module → attribute → integer; or module → `Skip.values`, for one that was taken out; or module → `Change`, for one
 that another stands for. `{"": {}}` says that shapes changed and nothing else."""
-
-CHANGES: Registry[Callable[[nn.Module, str, Mapping[str, int]], None]] = Registry("change of a module")
-"""kind → what makes the change: `change(model, path, options)` puts the new module at `path`, built from what is there
-and the options alone. It raises ModelError where they do not fit: options may come from a hostile file."""
 
 _KEY = "_tersenet_edits"
 
@@ -75,7 +70,12 @@ def take_out(model: nn.Module, name: str, values: int) -> None:
 
 
 def change(model: nn.Module, name: str, kind: str, options: Mapping[str, int]) -> None:
-    """Make the change `kind` at the module `name`, and remember it, with the sizes the module has by then."""
+    """Make the change `kind` at the module `name`, and remember it, with the sizes the module has by then.
+
+    Raises RecipeError if something inside the module has been changed already, which would be lost.
+    """
+    if inner := next((path for path in noted(model) if path.startswith(f"{name}.")), None):
+        raise RecipeError(f"'{name}' cannot be replaced, because '{inner}' was put there before; swap the two stages")
     CHANGES[kind](model, name, options)
     edits = noted(model)
     before = edits.pop(name, {})

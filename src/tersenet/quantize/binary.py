@@ -13,7 +13,7 @@ from tersenet.core.stage import Phase, RunContext, Stage, register_stage
 from tersenet.core.training import Training
 from tersenet.forms import Form, Target, attach, detach, form_of, latent_of, match
 from tersenet.forms.binary import Binary
-from tersenet.quantize.signs import filters_axis, refuse_vectors, scale_for, signed_weight
+from tersenet.quantize.signs import filters_axis, not_yet_signs, refuse_vectors, scale_for, signed_weight
 
 
 @register_stage("quantize.binary")
@@ -71,8 +71,9 @@ class Binarization(Stage):
     def apply(self, model: nn.Module, context: RunContext) -> nn.Module:
         targets = match(model, self.targets, self.ignore)
         refuse_vectors(targets, self.method)
-        before = {target.name: form_of(target) for target in targets}
-        forms = {target: form for target in targets if (form := self._binarize(target, context)) is not None}
+        left = not_yet_signs(targets, context.note)
+        before = {target.name: form_of(target) for target in left}
+        forms = {target: form for target in left if (form := self._binarize(target, context)) is not None}
         if self.finetune is not None:
             self._train(model, forms, context)
         if self.test == "latent":

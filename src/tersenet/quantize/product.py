@@ -18,6 +18,7 @@ from tersenet.forms import Product, Target, attach, form_of, latent_of, match, p
 from tersenet.forms.codebook import Precision
 from tersenet.forms.options import one_or_per_layer
 from tersenet.forms.product import Layout, pieces
+from tersenet.quantize.signs import not_yet_signs
 from tersenet.quantize.vectors import Metric, cluster, metric_of
 
 Count = int | dict[str, int]
@@ -83,8 +84,9 @@ class ProductQuantization(Stage):
 
     def apply(self, model: nn.Module, context: RunContext) -> nn.Module:
         targets = match(model, self.targets, self.ignore)
-        chosen = {target: found for target in targets if (found := self._settings(targets, target)) is not None}
-        for target in targets:
+        left = not_yet_signs(targets, context.note)
+        chosen = {target: found for target in left if (found := self._settings(targets, target)) is not None}
+        for target in left:
             if target not in chosen:
                 context.note(f"{target.name} is left as it is, since no groups or k are given for it")
         for target, (groups, k) in chosen.items():

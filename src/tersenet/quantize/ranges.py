@@ -35,7 +35,12 @@ def grid(
     if how == "percentile":
         low, high = _cut(entries, percentile)
     elif how in ("mse", "entropy"):
-        fraction = _least_error(entries, low, high, bits, scheme) if how == "mse" else _least_divergence(entries, bits)
+        one_sided = scheme == "affine" and not bool(low.any())
+        fraction = (
+            _least_error(entries, low, high, bits, scheme)
+            if how == "mse"
+            else _least_divergence(entries, bits + one_sided)
+        )
         low, high = low * fraction, high * fraction
     return _steps(low, high, bits, scheme)
 

@@ -17,6 +17,7 @@ from tersenet.forms import Shared, Target, attach, form_of, latent_of, match, pe
 from tersenet.forms.codebook import Precision
 from tersenet.forms.options import one_or_per_layer
 from tersenet.quantize.kmeans import Points, assign, cluster, fits_exact
+from tersenet.quantize.signs import not_yet_signs
 from tersenet.train.gradients import fisher
 
 
@@ -70,8 +71,9 @@ class WeightSharing(Stage):
     def apply(self, model: nn.Module, context: RunContext) -> nn.Module:
         targets = match(model, self.targets, self.ignore)
         bits = per_target(self.bits, targets)
-        importance = self._importance(model, [target for target in targets if target.name in bits], context)
-        for target in targets:
+        left = not_yet_signs(targets, context.note)
+        importance = self._importance(model, [target for target in left if target.name in bits], context)
+        for target in left:
             if target.name in bits:
                 self._share(target, 2 ** bits[target.name], importance.get(target.name), context)
             else:

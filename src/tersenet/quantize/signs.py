@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tersenet.core.errors import ModelError, RecipeError
-from tersenet.forms import Target, form_of, weight_of
+from tersenet.forms import Binary, Target, Ternary, form_of, weight_of
 
 Scale = Literal["tensor", "filter"]
 
@@ -20,6 +20,18 @@ def refuse_vectors(targets: Iterable[Target], method: str) -> None:
     """Raises RecipeError for a bias or a norm's scale."""
     if vector := next((target for target in targets if target.vector), None):
         raise RecipeError(f"{method} takes weights of two or more dimensions, and {vector.name} is a vector")
+
+
+def not_yet_signs(targets: Iterable[Target], note: Callable[[str], None]) -> list[Target]:
+    """Those that are not binary or ternary: what is ±1 stays ±1, and what is ternary stays ternary."""
+    found = []
+    for target in targets:
+        form = form_of(target)
+        if isinstance(form, Binary | Ternary):
+            note(f"{target.name} is {form.name} already; it is left as it is")
+        else:
+            found.append(target)
+    return found
 
 
 def signed_weight(target: Target) -> torch.Tensor:

@@ -11,7 +11,7 @@ from tersenet.core.stage import Phase, RunContext, Stage, register_stage
 from tersenet.core.training import Training
 from tersenet.forms import Target, attach, form_of, match
 from tersenet.forms.ternary import Of, Ternary
-from tersenet.quantize.signs import Scale, filters_axis, refuse_vectors, scale_for, signed_weight
+from tersenet.quantize.signs import Scale, filters_axis, not_yet_signs, refuse_vectors, scale_for, signed_weight
 
 
 @register_stage("quantize.ternary")
@@ -50,7 +50,7 @@ class Ternarization(Stage):
     def apply(self, model: nn.Module, context: RunContext) -> nn.Module:
         targets = match(model, self.targets, self.ignore)
         refuse_vectors(targets, self.method)
-        for target in targets:
+        for target in not_yet_signs(targets, context.note):
             self._ternarize(target, context)
         if self.finetune is not None:
             context.finetune(model, self.finetune)

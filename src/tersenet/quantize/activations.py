@@ -1,0 +1,122 @@
+"""quantize.activations: what layers are given becomes whole numbers of equal steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, field_validator, model_validator
+from torch import nn
+
+from tersenet.core.errors import DataError, ModelError, RecipeError
+from tersenet.core.stage import Phase, RunContext, Stage, register_stage
+from tersenet.core.training import Training
+from tersenet.forms import Target, match, per_target
+from tersenet.forms.inputs import CHILD, LAYERS, InputGrid
+from tersenet.forms.options import one_or_per_layer
+from tersenet.graph.edits import change
+from tersenet.quantize.observe import observed
+from tersenet.quantize.ranges import Range, Scheme, grid
+
+
+@register_stage("quantize.activations")
+class ActivationQuantization(Stage):
+    """Round the input of each layer to 2^bits equal steps, so that it can be computed in integers.
+
+    Jacob et al. 2018, arXiv 1712.05877, §2 (affine grids with a zero point), with ranges from calibration data, or
+    steps learned along with the weights: Esser et al. 2020, "Learned Step Size Quantization", arXiv 1902.08153. One
+    grid for each layer's input; together with `quantize.uniform` at 8 bits it is what int8 runtimes compute.
+
+    Targets are linear and (transposed) convolution layers, by their weights; without any, all of these.
+    """
+
+    phase = Phase.NOTHING
+
+    bits: int | dict[str, int] = Field(8, description="1 to 16, or {pattern: bits}; others are left alone")
+    scheme: Scheme = Field("affine", description="those steps that cover the range, or as many on both sides of zero")
+    range: Range = Field("mse", description="which range the grid covers")
+    percentile: float = Field(99.9, gt=50, le=100, description="range percentile: what lies below it is covered")
+    split: Literal["train", "validation"] = Field("train", description="what the ranges are taken from, unlabelled")
+    batches: int = Field(8, gt=0, description="of that split")
+    batch_size: int = Field(64, gt=0, description="examples in each")
+    learn_step: bool = Field(False, description="train the steps (LSQ)")
+    finetune: Training | None = Field(None, description="trains the model through the rounding")
+
+    @field_validator("bits", mode="before")
+    @classmethod
+    def _bits(cls, value: Any) -> Any:
+        return one_or_per_layer(value, "bits", 1, 16, whole=True, open_=False)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ActivationQuantization:
+        bits = self.bits.values() if isinstance(self.bits, dict) else [self.bits]
+        if self.scheme == "symmetric" and min(bits) < 2:
+            raise ValueError("1 bit has no symmetric grid; use scheme 'affine'")
+        if "percentile" in self.model_fields_set and self.range != "percentile":
+            raise ValueError("'percentile' belongs to range 'percentile'")
+        if self.range == "lsq" and self.scheme != "symmetric":
+            raise ValueError("range 'lsq' is that of a symmetric grid; say scheme: symmetric")
+        if self.range == "entropy" and max(bits) > 8:
+            raise ValueError("range 'entropy' compares histograms, which are too coarse above 8 bits; use 'mse'")
+        if self.learn_step and self.finetune is None:
+            raise ValueError("'learn_step' needs 'finetune', in which steps are learned")
+        return self
+
+    def options_for(self) -> Iterable[str]:
+        return tuple(self.bits) if isinstance(self.bits, dict) else ()
+
+    def check(self, model: nn.Module) -> None:
+        self._layers(model)
+
+    def apply(self, model: nn.Module, context: RunContext) -> nn.Module:
+        bits = per_target(self.bits, match(model, self.targets, self.ignore))
+        layers = {}
+        for name, (layer, target) in self._layers(model).items():
+            if hasattr(layer, CHILD):
+                context.note(f"the input of {name} is rounded already; it is left as it is")
+            elif target.name in bits:
+                layers[name] = (layer, bits[target.name])
+        seen = observed(model, {name: layer for name, (layer, _) in layers.items()}, self._batches(context), context)
+        for name, (_, width) in layers.items():
+            if name in seen:
+                self._round(model, name, seen[name], width)
+            else:
+                context.note(f"the input of {name} is left as it is: the model does not call the layer")
+        if self.finetune is not None:
+            context.finetune(model, self.finetune)
+        return model
+
+    def _layers(self, model: nn.Module) -> dict[str, tuple[nn.Module, Target]]:
+        """{name of the layer: (layer, its weight)}; raises RecipeError for a layer that is asked for and can't be."""
+        targets = match(model, self.targets, self.ignore)
+        wrong = next((t for t in targets if not isinstance(t.module, LAYERS)), None)
+        if self.targets and wrong is not None:
+            raise RecipeError(
+                f"{self.method} takes linear and convolution layers, and {wrong.name} is of a {wrong.kind}"
+            )
+        found: dict[str, tuple[nn.Module, Target]] = {}
+        for slot, target in ((slot, target) for target in targets for slot in target.slots):
+            new = all(slot.module is not layer for layer, _ in found.values())
+            if new and slot.layer and isinstance(slot.module, LAYERS):
+                found[slot.layer] = (slot.module, target)
+        if not found:
+            raise RecipeError(f"{self.method} takes linear and convolution layers inside a model, and there is none")
+        return found
+
+    def _batches(self, context: RunContext) -> list[tuple[torch.Tensor, ...]]:
+        found = [inputs for inputs, _ in context.batches(self.split, self.batches, self.batch_size)]
+        if not found:
+            raise DataError(f"{self.method} takes its ranges from the {self.split} split, which is empty")
+        return found
+
+    def _round(self, model: nn.Module, name: str, values: torch.Tensor, bits: int) -> None:
+        if not bool(values.isfinite().all()):
+            raise ModelError(f"the input of {name} holds NaN or infinity and has no range; lower the learning rate")
+        step, low = grid(values[None], bits, self.scheme, self.range, self.percentile)
+        change(model, f"{name}.{CHILD}", "input_grid", {"low": int(low), "levels": 2**bits})
+        put = model.get_submodule(f"{name}.{CHILD}")
+        assert isinstance(put, InputGrid)
+        put.step.requires_grad_(self.learn_step)
+        with torch.no_grad():
+            put.step.copy_(step)
