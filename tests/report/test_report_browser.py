@@ -95,7 +95,7 @@ def test_no_script_runs_and_nothing_is_complained_about(seen):
 
 
 def test_every_section_is_laid_out(seen):
-    names = ("size", "bytes", "stages", "training", "layers", "weights", "coders", "macs", "notes", "recipe")
+    names = ("size", "bytes", "stages", "training", "layers", "weights", "coders", "macs", "costs", "notes", "recipe")
     for result in seen[0]:
         assert result["sections"] == [f"run1-{name}" for name in names]
 

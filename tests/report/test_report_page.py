@@ -11,7 +11,7 @@ import yaml
 
 from tersenet.report import render
 
-SECTIONS = ("size", "bytes", "stages", "training", "layers", "weights", "coders", "macs", "notes", "recipe")
+SECTIONS = ("size", "bytes", "stages", "training", "layers", "weights", "coders", "macs", "costs", "notes", "recipe")
 
 
 def plain(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from tersenet.core.config import Config
+from tersenet.core.profile import LayerCost
 
 
 class Histogram(Config):
@@ -101,6 +102,7 @@ class Record(Config):
     figures: Figures
     bytes_file_header: int = Field(description="magic, version, recipe, digest: what belongs to no tensor")
     tensors: tuple[TensorRow, ...] = ()
+    layers: tuple[LayerCost, ...] = Field((), description="what each costs for one input: dense, and read back")
     stages: tuple[StageRow, ...] = ()
     epochs: tuple[Epoch, ...] = ()
     notes: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ from tersenet.core.version import __version__
 from tersenet.flow.context import Context
 from tersenet.flow.pack import contents_of
 from tersenet.flow.weights import counts, histogram, lines, nonzero, plain_weights
-from tersenet.measure.macs import count_macs, nonzero_macs
+from tersenet.measure.profile import Network, beside, costs, profile
 from tersenet.measure.size import dense_sizes
 
 
@@ -46,6 +46,9 @@ def record_of(
     """Measure the dense model and the one read back, once each on test."""
     ledger = artifact.inspect(file)
     before, after = plain_weights(dense), plain_weights(back)
+    inputs = [tensor[:1].to(context.fabric.device) for tensor in context.splits.validation.example().inputs]
+    networks = profile(dense, *inputs), profile(back, *inputs)
+    stored = {row.name: row.bytes for row in ledger.rows}
     return Record(
         recipe=recipe.to_dict(),
         recipe_hash=recipe.digest(),
@@ -56,20 +59,27 @@ def record_of(
         seed=recipe.seed,
         machine=machine(context.fabric.device),
         versions={"tersenet": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        figures=figures(dense, back, context, rows, file),
+        figures=figures(dense, back, networks, context, rows, file),
         bytes_file_header=ledger.header_bytes,
         tensors=tuple(tensor_row(row, before, after) for row in ledger.rows),
+        layers=beside(networks[0], costs(networks[0]), networks[1], costs(networks[1], stored=stored)),
         stages=tuple(rows),
         epochs=tuple(context.epochs),
         notes=tuple(context.notes),
     )
 
 
-def figures(dense: nn.Module, back: nn.Module, context: Context, rows: list[StageRow], file: Path) -> Figures:
+def figures(
+    dense: nn.Module,
+    back: nn.Module,
+    networks: tuple[Network, Network],
+    context: Context,
+    rows: list[StageRow],
+    file: Path,
+) -> Figures:
     bytes_dense, bytes_zstd = dense_sizes(dense)
     parameters = sum(parameter.numel() for parameter in dense.parameters())
-    inputs = [tensor[:1].to(context.fabric.device) for tensor in context.splits.validation.example().inputs]
-    macs, left = count_macs(dense, *inputs), count_macs(back, *inputs)
+    macs, left = (network.macs for network in networks)
     for operator, times in macs.unknown.items():
         context.note(f"operator {operator} ({times}×) is not known to the MAC counter and not counted")
     validation = context.evaluate(back)
@@ -86,7 +96,7 @@ def figures(dense: nn.Module, back: nn.Module, context: Context, rows: list[Stag
         nonzero=rows[-1].nonzero,
         macs=macs.total,
         macs_file=left.total,
-        macs_nonzero=nonzero_macs(back, left),
+        macs_nonzero=left.nonzero,
         validation_error_dense=rows[0].validation_error,
         validation_error_file=validation.get("error"),
         test_error_dense=test_dense.get("error"),

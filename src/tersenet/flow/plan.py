@@ -17,7 +17,7 @@ from tersenet.core.training import Training
 from tersenet.flow.pack import contents_of
 from tersenet.flow.weights import nonzero
 from tersenet.forms import check_order, match, weight_of, weights
-from tersenet.measure.macs import count_macs, nonzero_macs
+from tersenet.measure.macs import count_macs
 from tersenet.train.objectives import output_of
 
 
@@ -119,7 +119,7 @@ def plan(recipe: Recipe, model: nn.Module, inputs: tuple[torch.Tensor, ...] | No
         nonzero=nonzero(model),
         macs=macs.total if macs else None,
         macs_file=left.total if left else None,
-        macs_nonzero=nonzero_macs(model, left) if left else None,
+        macs_nonzero=left.nonzero if left else None,
         notes=context.notes,
     )
 

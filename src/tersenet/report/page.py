@@ -153,7 +153,8 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     spellings = (text.count, text.size, text.percent, text.points, text.factor, text.decimal, text.bits, text.duration)
-    found.filters.update({function.__name__: function for function in (*spellings, text.shape)})
+    estimates = (text.joules, text.brief, text.rate, text.significant)
+    found.filters.update({function.__name__: function for function in (*spellings, *estimates, text.shape)})
     found.filters["breakable"] = _breakable
     found.globals.update(divide=text.divide, KINDS=KINDS, MISSING=text.MISSING)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 MISSING = "–"
 NBSP = "\u00a0"
@@ -95,6 +95,40 @@ def factor(value: float | None) -> str:
 def decimal(value: float | None, figures: int = 4) -> str:
     """A plain number to `figures` significant figures."""
     return MISSING if value is None else f"{value:.{figures}g}"
+
+
+def significant(value: float | None, figures: int = 3) -> str:
+    """88563.2 → '88,600', 10.94 → '10.9', 0.02312 → '0.0231': for estimates and times."""
+    if value is None:
+        return MISSING
+    if value == 0 or not 1e-6 <= abs(value) < 1e12:
+        return f"{value:.{figures}g}"
+    digits = figures - 1 - math.floor(math.log10(abs(value)))
+    return f"{round(value, digits):,.{max(0, digits)}f}"
+
+
+def joules(picojoules: float | None) -> str:
+    """1.094e7 → '10.9 µJ'."""
+    return _in_unit(picojoules, (("J", 1e12), ("mJ", 1e9), ("µJ", 1e6), ("nJ", 1e3), ("pJ", 1.0)))
+
+
+def brief(seconds: float | None) -> str:
+    """0.001534 → '1.53 ms': of less than minutes."""
+    return _in_unit(seconds, (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)))
+
+
+def rate(per_second: float | None, unit: str) -> str:
+    """8.53e10, 'FLOP' → '85.3 GFLOP/s'."""
+    scales = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("", 1.0))
+    return _in_unit(per_second, tuple((f"{prefix}{unit}/s", scale) for prefix, scale in scales))
+
+
+def _in_unit(value: float | None, units: Sequence[tuple[str, float]]) -> str:
+    """In the first unit of which it is at least one (999.6 of one are 1 of the next), else in the last."""
+    if value is None:
+        return MISSING
+    unit, scale = next(((unit, scale) for unit, scale in units if abs(value) >= 0.9995 * scale), units[-1])
+    return f"{significant(value / scale)}{NBSP}{unit}"
 
 
 def bits(value: float | None) -> str:

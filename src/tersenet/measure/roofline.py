@@ -1,0 +1,41 @@
+"""The two constants of a machine that bound what a layer can do: arithmetic and memory bandwidth, both measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import median
+from time import perf_counter
+
+import torch
+
+from tersenet.core.profile import Roof
+
+SIDE = 1024
+"""Of the matrices that are multiplied: 2·SIDE³ operations on 12 MiB, far on the side of arithmetic."""
+COPIED = 2**27
+"""Bytes that are copied: more than caches hold."""
+
+
+def measure_roof(repeats: int = 7) -> Roof:
+    """Median of `repeats` products of float32 matrices and of as many copies, with the threads that torch has now.
+
+    Takes about a second. A copy reads and writes, so it moves its bytes twice.
+    """
+    matrix = torch.rand(SIDE, SIDE)
+    product = torch.empty_like(matrix)
+    source = torch.ones(COPIED // 4)
+    target = torch.ones_like(source)  # written once, so that its pages are there
+    return Roof(
+        flops=2 * SIDE**3 / _median_seconds(lambda: torch.mm(matrix, matrix, out=product), repeats),
+        bandwidth=2 * COPIED / _median_seconds(lambda: target.copy_(source), repeats),
+    )
+
+
+def _median_seconds(work: Callable[[], object], repeats: int) -> float:
+    work()
+    times = []
+    for _ in range(repeats):
+        begun = perf_counter()
+        work()
+        times.append(perf_counter() - begun)
+    return max(median(times), 1e-9)

@@ -1,0 +1,121 @@
+"""The roofline of a machine with the layers of a network under it, and what it says about where time can be won."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tersenet.core.profile import Bound, Cost, Profile, Roof, intensity
+from tersenet.report import text
+from tersenet.report.axes import Axis, axis_for
+from tersenet.report.layers import MODEL
+from tersenet.report.plots import Line, Mark, Plot, path
+from tersenet.report.scatter import number_labels
+
+NUMBERED = 10
+"""Layers with a number in the plot: those that take longest."""
+HELPS: dict[Bound, str] = {
+    "arithmetic": "fewer multiplications help",
+    "weights": "fewer bytes of weights help",
+    "activations": "smaller or fused activations help",
+}
+
+
+@dataclass(frozen=True)
+class Share:
+    """Layers that are bound by the same. seconds: their least time together. share: of that of all layers."""
+
+    bound: Bound
+    layers: int
+    seconds: float
+    share: float
+
+    @property
+    def helps(self) -> str:
+        return HELPS[self.bound]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A layer under the roof. speed: multiplications and additions per second, as measured."""
+
+    number: int
+    name: str
+    intensity: float
+    speed: float
+    seconds: float
+    bound: Bound
+
+
+def shares(roof: Roof, costs: Sequence[Cost]) -> tuple[Share, ...]:
+    """What the least time is spent on, the largest share first; layers that cannot be told are left out."""
+    times: dict[Bound, list[float]] = {}
+    for cost in costs:
+        bound, seconds = roof.bound(cost), roof.seconds(cost)
+        if bound is not None and seconds is not None and seconds > 0:
+            times.setdefault(bound, []).append(seconds)
+    whole = sum(map(sum, times.values()))
+    found = [Share(bound, len(rows), sum(rows), sum(rows) / whole) for bound, rows in times.items()]
+    return tuple(sorted(found, key=lambda share: -share.seconds))
+
+
+def roofline(profile: Profile) -> Plot | None:
+    """Both axes logarithmic; None where no layer that multiplies was measured. Numbers are places in the order of
+    execution, as in the table."""
+    points = _points(profile)
+    if profile.roof is None or not points:
+        return None
+    roof = profile.roof
+    ridge = roof.flops / roof.bandwidth
+    reach = [*(point.intensity for point in points), ridge / 2, ridge * 2]
+    x = axis_for(reach, text.tick_decimal, log=True)
+    slope = [(at, min(roof.flops, roof.bandwidth * at)) for at in (x.low, ridge, x.high)]
+    y = axis_for(
+        [value / 1e9 for value in (*(p.speed for p in points), *(v for _, v in slope))], text.tick_decimal, log=True
+    )
+    line = Line("the most that this machine can do", "level", path([(x.place(a), y.place(b / 1e9)) for a, b in slope]))
+    slowest = sorted(points, key=lambda point: -point.seconds)[:NUMBERED]
+    memory = [point for point in points if point.bound != "arithmetic"]
+    arithmetic = [point for point in points if point.bound == "arithmetic"]
+    numbered = {point.number for point in slowest}
+    numbered |= {max(kind, key=lambda point: point.seconds).number for kind in (memory, arithmetic) if kind}
+    lines = [
+        _line("bound by arithmetic", "first", arithmetic, numbered, x, y),
+        _line("bound by memory", "second", memory, numbered, x, y),
+    ]
+    alt = "; ".join(_title(point) for point in slowest)
+    return Plot(
+        "Roofline",
+        alt,
+        x,
+        y,
+        "FLOP per byte moved, logarithmic",
+        "GFLOP/s measured, logarithmic",
+        (line, *(line for line in lines if line.marks)),
+    )
+
+
+def _points(profile: Profile) -> list[Point]:
+    found = []
+    for number, layer in enumerate(profile.layers, start=1):
+        cost = profile.cost(layer)
+        if profile.roof is None or cost is None or not cost.macs or not cost.seconds:
+            continue
+        work, bound = intensity(cost), profile.roof.bound(cost)
+        if work and bound:
+            found.append(Point(number, layer.name or MODEL, work, 2 * cost.macs / cost.seconds, cost.seconds, bound))
+    return found
+
+
+def _line(name: str, style: str, points: Sequence[Point], numbered: set[int], x: Axis, y: Axis) -> Line:
+    places = [(x.place(point.intensity), y.place(point.speed / 1e9)) for point in points]
+    marks = tuple(Mark(*place, _title(point)) for place, point in zip(places, points, strict=True))
+    labels = [(*place, str(p.number)) for place, p in zip(places, points, strict=True) if p.number in numbered]
+    return Line(name, style, "", marks, number_labels(labels))
+
+
+def _title(point: Point) -> str:
+    return (
+        f"{point.number} {text.clean_line(point.name)}: {text.significant(point.intensity)} FLOP/byte, "
+        f"{text.rate(point.speed, 'FLOP')}, {text.brief(point.seconds)}, bound by {point.bound}"
+    )
