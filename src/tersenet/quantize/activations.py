@@ -96,7 +96,7 @@ class ActivationQuantization(Stage):
                 f"{self.method} takes linear and convolution layers, and {wrong.name} is of a {wrong.kind}"
             )
         found: dict[str, tuple[nn.Module, Target]] = {}
-        for slot, target in ((slot, target) for target in targets for slot in target.slots):
+        for slot, target in ((slot, owner) for owner in targets for slot in owner.slots):
             new = all(slot.module is not layer for layer, _ in found.values())
             if new and slot.layer and isinstance(slot.module, LAYERS):
                 found[slot.layer] = (slot.module, target)

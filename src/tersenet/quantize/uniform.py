@@ -12,11 +12,12 @@ from torch import nn
 from tersenet.core.errors import DataError, ModelError, RecipeError
 from tersenet.core.stage import Phase, RunContext, Stage, register_stage
 from tersenet.core.training import Training
-from tersenet.forms import Target, Uniform, attach, form_of, match, per_target, weight_of
+from tersenet.forms import Form, Target, Uniform, attach, form_of, match, per_target, weight_of
 from tersenet.forms.options import one_or_per_layer
 from tersenet.forms.signs import rows
 from tersenet.quantize.calibration import Calibration
 from tersenet.quantize.correction import BiasCorrection
+from tersenet.quantize.mixed import Mixed, mixed_bits
 from tersenet.quantize.ranges import Range, Scheme, grid
 from tersenet.quantize.rounding import Adaptive, AdaptiveRounding
 from tersenet.quantize.signs import filters_axis, refuse_vectors
@@ -39,6 +40,7 @@ class UniformQuantization(Stage):
     phase = Phase.VALUES
 
     bits: int | dict[str, int] = Field(8, description="1 to 16, or {pattern: bits}; others are left alone")
+    mixed: Mixed | None = Field(None, description="in place of bits: a budget, within which each weight gets its own")
     scheme: Scheme = Field(
         "symmetric", description="as many steps on both sides of zero, or those that cover the range"
     )
@@ -66,7 +68,11 @@ class UniformQuantization(Stage):
     @model_validator(mode="after")
     def _fits_together(self) -> UniformQuantization:
         given = self.model_fields_set
-        bits = self.bits.values() if isinstance(self.bits, dict) else [self.bits]
+        bits = list(self.bits.values()) if isinstance(self.bits, dict) else [self.bits]
+        if self.mixed is not None:
+            bits = list(self.mixed.choices)
+            if "bits" in given:
+                raise ValueError("'mixed' chooses the bits; leave out 'bits'")
         if self.scheme == "symmetric" and min(bits) < 2:
             raise ValueError("1 bit has no symmetric grid; use scheme 'affine', or quantize.binary")
         if "percentile" in given and self.range != "percentile":
@@ -86,8 +92,10 @@ class UniformQuantization(Stage):
         if self.learn_step and self.rounding == "adaptive":
             raise ValueError("rounding 'adaptive' is for steps that stay as they are; leave out 'learn_step'")
         idle = self.model_fields_set & {"split", "batches", "batch_size"}
-        if idle and self.rounding == "nearest" and not self.bias_correction:
-            raise ValueError(f"'{min(idle)}' is for calibration; ask for rounding 'adaptive' or 'bias_correction'")
+        if idle and self.rounding == "nearest" and not self.bias_correction and self.mixed is None:
+            raise ValueError(
+                f"'{min(idle)}' is for calibration; ask for rounding 'adaptive', 'bias_correction' or 'mixed'"
+            )
         return self
 
     def options_for(self) -> Iterable[str]:
@@ -99,11 +107,12 @@ class UniformQuantization(Stage):
     def apply(self, model: nn.Module, context: RunContext) -> nn.Module:
         targets = match(model, self.targets, self.ignore)
         refuse_vectors(targets, self.method)
-        bits = per_target(self.bits, targets)
+        bits = self._bits_of(model, targets, context)
         given = [target for target in targets if target.name in bits]
         for target in targets:
             if target not in given:
-                context.note(f"{target.name} is left as it is, since no bits are given for it")
+                why = "it takes few values already" if _settled(target) else "no bits are given for it"
+                context.note(f"{target.name} is left as it is, since {why}")
         if self.rounding == "adaptive" or self.bias_correction:
             self._quantize_in_order(model, given, bits, context)
         else:
@@ -112,6 +121,15 @@ class UniformQuantization(Stage):
         if self.finetune is not None:
             context.finetune(model, self.finetune)
         return model
+
+    def _bits_of(self, model: nn.Module, targets: Sequence[Target], context: RunContext) -> dict[str, int]:
+        if self.mixed is None:
+            return per_target(self.bits, targets)
+        batches = list(context.batches(self.split, self.batches, self.batch_size))
+        if not batches and self.mixed.by != "error":
+            raise DataError(f"{self.method}: measures harm on batches of the {self.split} data, and there are none")
+        left = [target for target in targets if _settled(target) is None]
+        return mixed_bits(self.mixed, model, left, self._form, batches, context)
 
     def _quantize_in_order(
         self, model: nn.Module, targets: Sequence[Target], bits: dict[str, int], context: RunContext
@@ -137,12 +155,17 @@ class UniformQuantization(Stage):
 
     def _quantize(self, target: Target, bits: int, context: RunContext) -> Uniform | None:
         """The weight's new form; None where it is left as it is."""
+        if (old := _settled(target)) is not None:
+            context.note(f"{target.name} takes {old.distinct} values already ({old.name}); it is left as it is")
+            return None
+        form = self._form(target, bits)
+        attach(target, form)
+        return form
+
+    def _form(self, target: Target, bits: int) -> Uniform:
         weight, old = weight_of(target), form_of(target)
         if not bool(weight.isfinite().all()):
             raise ModelError(f"{target.name} holds NaN or infinity and cannot be rounded; lower the learning rate")
-        if old is not None and old.distinct is not None:
-            context.note(f"{target.name} takes {old.distinct} values already ({old.name}); it is left as it is")
-            return None
         _check_type(target, weight, bits)
         axis = filters_axis(target) if self.per == "channel" else None
         step, low = grid(rows(weight, axis), bits, self.scheme, self.range, self.percentile)
@@ -151,7 +174,7 @@ class UniformQuantization(Stage):
                 f"{target.name}: steps from {float(step.min()):.2g} to {float(step.max()):.2g} do not fit float16; use "
                 "step: float32"
             )
-        form = Uniform(
+        return Uniform(
             step,
             low,
             2**bits,
@@ -160,8 +183,12 @@ class UniformQuantization(Stage):
             support=None if old is None else old.support,
             precision=self.step,
         )
-        attach(target, form)
-        return form
+
+
+def _settled(target: Target) -> Form | None:
+    """The form that says already which few values the weight takes."""
+    form = form_of(target)
+    return form if form is not None and form.distinct is not None else None
 
 
 def _check_type(target: Target, weight: torch.Tensor, bits: int) -> None:
