@@ -12,6 +12,7 @@ from torch import nn
 import tersenet.prune
 import tersenet.quantize  # noqa: F401
 from tersenet.core.stage import STAGES, Phase, parse_stage
+from tersenet.core.training import Training
 from tersenet.forms import Binary, Ternary, aliases, check_order, encode_model, form_of, load_codes, match, weight_of
 from tersenet.graph.edits import apply, noted
 
@@ -43,6 +44,7 @@ SETTINGS = {
         {"finetune": TRAINING},
         {"scale": "none", "stochastic": True, "finetune": {"steps": 12, "lr": 0.05}},
     ],
+    "quantize.equalize": [{}],
     "quantize.ternary": [
         {"finetune": TRAINING},
         {"values": "fixed", "scale": "filter", "finetune": TRAINING},
@@ -50,6 +52,7 @@ SETTINGS = {
     "quantize.uniform": [
         {"bits": 4, "finetune": TRAINING},
         {"bits": 3, "scheme": "affine", "per": "tensor", "range": "minmax", "learn_step": True, "finetune": TRAINING},
+        {"bits": 4, "rounding": "adaptive", "adaptive": {"steps": 5}, "bias_correction": True, "finetune": TRAINING},
     ],
     "quantize.hash": [{"share": 0.3, "finetune": TRAINING}],
     "quantize.product": [
@@ -168,7 +171,7 @@ def test_it_computes_with_what_it_stores(kind, context, options):
     """Training moves the loss through the form: no layer goes on with a weight of its own."""
     model = parse_stage(options).apply(build(kind), context)
     weights = {target.name: weight_of(target).clone() for target in match(model)}
-    context.finetune(model, parse_stage(options).finetune)
+    context.finetune(model, Training.parse(options.get("finetune", TRAINING)))
     assert all(not torch.equal(weights[target.name], weight_of(target)) for target in match(model))
 
 

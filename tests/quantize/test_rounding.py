@@ -55,7 +55,7 @@ def test_correlated_inputs_are_what_it_is_for(toy_context):
 
 
 def test_it_comes_near_the_best_of_all_roundings(toy_context):
-    """All 2^8 of each of 12 outputs; on the sum of their errors a third more is allowed, nearest has three times as much."""
+    """All 2^8 of each of 12 outputs. A third more error than theirs is allowed; nearest has three times as much."""
     x = correlated(200, 8, 3)
     dense, near, adapted = twins(lambda: nn.Sequential(nn.Linear(8, 12, bias=False)))
     context = toy_context((x,), dense(x).detach())
@@ -100,7 +100,7 @@ LAYERS = {
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("per", ["channel", "tensor"])
 def test_every_kind_of_layer_errs_less(toy_context, kind, per):
-    """On all positions, so that the error is the one that was minimised; inputs have a mean, which errors add up with."""
+    """On all positions, so that the error is the one that was minimised. Inputs have a mean, which adds errors up."""
     build, shape = LAYERS[kind]
     dense, near, adapted = twins(lambda: nn.Sequential(build()))
     torch.manual_seed(0)

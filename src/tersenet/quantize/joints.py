@@ -1,0 +1,148 @@
+"""Joints of a model: channels that one layer makes and others read, with functions between through which a positive
+scale passes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.fx import Node
+
+from tersenet.graph import ChannelGraph
+from tersenet.graph.axes import Axis, Dim, positions
+from tersenet.graph.flow import Contraction, Flow
+from tersenet.graph.slices import tensors_of
+from tersenet.graph.trace import bound, operator
+
+LAYERS = {"linear", *(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))}
+
+HOMOGENEOUS = {
+    *("relu", "leaky_relu", "prelu", "dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"),
+    *(f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for n in (1, 2, 3)),
+    *(f"max_pool{n}d_with_indices" for n in (2, 3)),
+    *("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose"),
+    *("contiguous", "clone", "detach", "alias", "to", "_to_copy", "getitem", "mean", "sum", "mul", "div"),
+}
+"""f(s·x) = s·f(x) for s > 0 of each channel, as long as only x is a tensor (or the slopes of PReLU); dropout is off."""
+
+OUTPUT = "they are an output of the model"
+
+
+class Blocked(Exception):  # noqa: N818  # no error: it says why there is no joint
+    """Why channels cannot be scaled, in words that follow 'its channels cannot be scaled: '."""
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One weight at a joint. elements: (units, n), the indices along `dim` that belong to each channel."""
+
+    weight: str
+    dim: int
+    elements: torch.Tensor
+
+    def ranges(self, magnitudes: torch.Tensor) -> torch.Tensor:
+        """Largest magnitude of each channel, [units]."""
+        others = [dim for dim in range(magnitudes.ndim) if dim != self.dim]
+        return magnitudes.amax(others)[self.elements].amax(1)
+
+    def spread(self, scales: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """A scale for each channel, so that it broadcasts over the weight."""
+        along = torch.ones(weight.shape[self.dim], dtype=scales.dtype)
+        along[self.elements] = scales[:, None].expand(self.elements.shape)
+        shape = [-1 if dim == self.dim else 1 for dim in range(weight.ndim)]
+        return along.reshape(shape).to(weight.device)
+
+
+@dataclass(frozen=True, eq=False)
+class Joint:
+    """Rows of the maker divided by s, its bias too, and columns of the readers times s change nothing."""
+
+    maker: Side
+    bias: str | None
+    readers: tuple[Side, ...]
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        return (self.maker, *self.readers)
+
+
+def joints(graph: ChannelGraph, model: nn.Module) -> tuple[list[Joint], dict[str, str]]:
+    """Joints in the order in which the model computes, and for weights that make no joint the reason.
+
+    model: the one that was exported, without forms.
+    """
+    found: list[Joint] = []
+    blocked: dict[str, str] = {}
+    users = _users(graph, model)
+    for maker in graph.flow.contractions:
+        if operator(maker.node) in LAYERS:
+            try:
+                found.append(_joint(graph.flow, maker, users))
+            except Blocked as reason:
+                blocked[maker.weight] = str(reason)
+    return found, blocked
+
+
+def _joint(flow: Flow, maker: Contraction, users: Mapping[str, int]) -> Joint:
+    if users[maker.weight] > 1 or (maker.bias is not None and users[maker.bias] > 1):
+        raise Blocked("the layer is used in several places")
+    dim = next(dim for dim in range(2) if flow.roles.get((maker.weight, dim)) == "out")
+    pieces = list(positions(flow.tensors[maker.weight][dim]))
+    if len(pieces) != 1 or pieces[0][1].shape[1] != 1:
+        raise Blocked("they hang together in groups" if pieces else "there is one alone")
+    axis, elements = pieces[0]
+    readers = [_reader(flow, reader, axis, users) for reader in _readers(flow, maker.node)]
+    if not readers:
+        raise Blocked("no layer reads them")
+    return Joint(Side(maker.weight, dim, torch.from_numpy(elements)), maker.bias, tuple(readers))
+
+
+def _readers(flow: Flow, maker: Node) -> list[Contraction]:
+    """The layers that read what `maker` gives. Raises Blocked where something else does."""
+    layers = {
+        contraction.node: contraction for contraction in flow.contractions if operator(contraction.node) in LAYERS
+    }
+    found: list[Contraction] = []
+    waiting = [maker]
+    while waiting:
+        value = waiting.pop()
+        for user in value.users:
+            if user in layers and bound(user)["input"] is value and user.all_input_nodes.count(value) == 1:
+                found.append(layers[user])
+            elif user.op == "output":
+                raise Blocked(OUTPUT)
+            elif _homogeneous(user, value):
+                waiting.append(user)
+            else:
+                raise Blocked(f"{operator(user)}, which reads them, is not positively homogeneous")
+    return found
+
+
+def _homogeneous(node: Node, value: Node) -> bool:
+    name = operator(node)
+    alone = node.all_input_nodes == [value] or name == "prelu"
+    return name in HOMOGENEOUS and alone and node.args[0] is value
+
+
+def _reader(flow: Flow, reader: Contraction, axis: Axis, users: Mapping[str, int]) -> Side:
+    if users[reader.weight] > 1:
+        raise Blocked("a layer that reads them is used in several places")
+    dim = 0 if reader.groups > 1 else reader.dim  # a convolution with a filter for each channel
+    dims: Dim = flow.tensors[reader.weight][dim]
+    elements = next((elements for leaf, elements in positions(dims) if leaf is axis), None)
+    if elements is None:
+        raise Blocked("a layer that reads them does not keep them apart")
+    return Side(reader.weight, dim, torch.from_numpy(elements))
+
+
+def _users(graph: ChannelGraph, model: nn.Module) -> Counter[str]:
+    """Tensor → how many operators read it, under whichever of its names."""
+    named = tensors_of(model)
+    counts: Counter[int] = Counter()
+    for node in graph.flow.trace.nodes:
+        if node.op == "placeholder" and (name := graph.flow.trace.tensors.get(node.name)) in named:
+            counts[id(named[name])] += len(node.users)
+    return Counter({name: counts[id(tensor)] for name, tensor in named.items()})
