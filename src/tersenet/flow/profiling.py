@@ -24,6 +24,7 @@ from tersenet.flow.prepare import example_inputs, prepare_model, register_method
 from tersenet.measure.profile import Network, beside, costs, profile
 from tersenet.measure.roofline import measure_roof
 from tersenet.measure.timing import layer_seconds
+from tersenet.models.zoo import MODELS
 
 WHOLE_NUMBERS = ("binary", "ternary", "uniform")
 """Forms whose weights are whole numbers times a scale."""
@@ -78,11 +79,13 @@ def profile_target(
 
 def _subject(target: str, recipe_path: Path | None, overrides: tuple[str, ...]) -> Subject:
     path = Path(target)
+    if recipe_path is not None and path.suffix != ".terse":
+        raise RecipeError(f"--recipe {recipe_path}: builds the model of a .terse file, which {target} is not")
     if path.suffix in (".yaml", ".yml"):
         recipe = load_recipe(path, overrides)
         with blaming(path):
             return Subject(path.name, prepare_model(recipe), example_inputs(recipe))
-    if path.suffix == ".terse" or path.exists():
+    if path.suffix == ".terse" or (path.exists() and target not in MODELS):
         return _file(path, recipe_path, overrides)
     recipe = Recipe.parse(with_overrides({"model": {"name": target}}, overrides))
     return Subject(target, prepare_model(recipe), example_inputs(recipe))
@@ -147,7 +150,7 @@ def _watched(subject: Subject, model: nn.Module, inputs: tuple[torch.Tensor, ...
         raise
     except Exception as error:  # whatever the model's own code makes of an input that it cannot take
         shapes = " and ".join(_spelled(tensor) for tensor in inputs)
-        raise ModelError(f"{subject.name}: cannot take an input of {shapes}: {reason(error)}; give --input") from error
+        raise ModelError(f"{subject.name}: cannot take an input of {shapes}: {reason(error)}") from error
 
 
 def _spelled(tensor: torch.Tensor) -> str:
