@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import tersenet.factorize
 import tersenet.prune
 import tersenet.quantize  # noqa: F401
 from tersenet.core.stage import STAGES, Phase, parse_stage
@@ -19,6 +20,10 @@ from tersenet.graph.edits import apply, noted
 TRAINING = {"steps": 6, "lr": 0.02}
 SGD = {"steps": 6, "lr": 0.02, "optimizer": "sgd", "momentum": 0}
 SETTINGS = {
+    "factorize.low_rank": [
+        {"rank": 2, "finetune": TRAINING},
+        {"parameters": 0.8, "objective": "outputs", "finetune": TRAINING},
+    ],
     "prune.channels": [
         {"ratio": 0.5, "finetune": TRAINING},
         {"ratio": 0.6, "criterion": "taylor", "schedule": "iterative", "steps": 2, "finetune": TRAINING},
@@ -190,11 +195,11 @@ def test_what_one_stage_settled_survives_the_next_and_training(kind, context, ea
 
     def kept(model):
         for target in match(model):
-            support, distinct = settled[target.name]
+            support, distinct = settled.get(target.name, (None, None))  # factors are new weights
             weight = weight_of(target)
             assert support is None or not bool(weight[~support].any())
             assert distinct is None or weight.unique().numel() <= distinct
-            if isinstance(forms[target.name], Binary | Ternary):  # ±1 stays ±1, ternary stays ternary
+            if isinstance(forms.get(target.name), Binary | Ternary):  # ±1 stays ±1, ternary stays ternary
                 assert isinstance(form_of(target), type(forms[target.name]))
 
     context.watch = kept
