@@ -180,6 +180,11 @@ def test_a_batch_scales_activations_and_not_weights():
     assert weights[0] == weights[1]
 
 
+def test_an_example_out_of_a_batch_takes_its_own_memory():
+    batch = torch.randn(100, 6)
+    assert peak_bytes(walk(Chain(), batch[:4])) == peak_bytes(walk(Chain(), batch[:4].clone())) == 2 * 96
+
+
 def test_an_expanded_tensor_takes_the_memory_that_it_takes():
     assert walk(Chain(), torch.randn(1, 6).expand(5, 6)).operations[0].read_bytes == 6 * WORD
 

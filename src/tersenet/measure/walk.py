@@ -102,12 +102,16 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
         number = int(reference.cdata)
         self.held.setdefault(number, reference)
-        self.found.sizes[number] = max(storage.nbytes(), self.found.sizes.get(number, 0))
+        if number not in self.found.given:  # an input may be a slice of a larger batch, which is not its concern
+            self.found.sizes[number] = max(storage.nbytes(), self.found.sizes.get(number, 0))
         return number
 
     def given(self, inputs: Any) -> None:
         self.found.given = frozenset(map(self.storage, _tensors(inputs)))
         self.made |= self.found.given
+        for tensor in _tensors(inputs):
+            number = self.storage(tensor)
+            self.found.sizes[number] = min(bytes_of(tensor), self.found.sizes[number])
 
     def returned(self, result: Any) -> None:
         self.found.returned = frozenset(map(self.storage, _tensors(result))) - self.weights
