@@ -107,9 +107,9 @@ def cost(module: nn.Module, kind: str, ranks: Ranks, given: torch.Tensor | None)
 
 
 def too_dear(module: nn.Module, dense: Cost, factors: Cost) -> bool:
-    """Whether factors save nothing: not fewer parameters, or not fewer MACs; a look-up has none to save."""
-    if factors.parameters >= dense.parameters:
+    """Whether factors cost more than the layer: in parameters, or in MACs, of which a look-up has none to save."""
+    if factors.parameters > dense.parameters:
         return True
     if dense.macs is None or factors.macs is None or isinstance(module, nn.Embedding):
         return False
-    return factors.macs >= dense.macs
+    return factors.macs > dense.macs

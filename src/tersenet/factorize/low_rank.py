@@ -39,8 +39,8 @@ class LowRank(Stage):
 
     Objective `weights` makes the error of the weight least, `outputs` that of what the layer gives on data, bias
     included; layers are then dealt with in the order of the model, each on what the model gives it by then. Factors are
-    ordinary layers: they are pruned, quantized and exported as such. A layer that would not get cheaper, in parameters
-    and in MACs, is left as it is.
+    ordinary layers: they are pruned, quantized and exported as such. A layer whose factors would have more
+    parameters, or more MACs, is left as it is.
     """
 
     phase = Phase.SHAPE

@@ -24,7 +24,8 @@ def rank_of(values: np.ndarray, rows: int, columns: int, noise: float | None = N
     gamma = np.asarray(values, dtype=np.float64)
     if noise is None:
         noise = noise_variance(gamma, short, long)
-    return int((gamma**2 > noise * long * limit(short / long)).sum())
+    rounding = gamma.max(initial=0) * long * np.finfo(np.float64).eps
+    return int((gamma > max(sqrt(noise * long * limit(short / long)), rounding)).sum())
 
 
 def limit(alpha: float) -> float:
