@@ -154,7 +154,7 @@ def test_sums_are_left_alone(toy_context):
 class Twice(nn.Module):
     def __init__(self):
         super().__init__()
-        self.one, self.two = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.one, self.two = nn.Linear(6, 6, bias=False), nn.Linear(6, 6)
 
     def forward(self, x):
         return self.two(torch.relu(self.one(torch.relu(self.one(x)))))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 import tersenet.quantize.uniform  # noqa: F401
 from tersenet.core.errors import DataError, RecipeError
 from tersenet.core.stage import parse_stage
-from tersenet.forms import Masked, attach, decode, form_of, latent_of, match, weight_of
+from tersenet.forms import Masked, Uniform, attach, decode, form_of, latent_of, match, weight_of
+from tersenet.quantize.calibration import Calibration
+from tersenet.quantize.ranges import grid
+from tersenet.quantize.rounding import Adaptive, improved, problem_of, relaxed, solve
 
 
 def stage(**options):
@@ -111,33 +114,100 @@ def test_every_kind_of_layer_errs_less(toy_context, kind, per):
     assert error(adapted, dense, x) < 0.9 * error(near, dense, x)
 
 
-def test_few_positions_of_a_convolution_will_do(toy_context):
-    dense, near, adapted = twins(lambda: nn.Sequential(nn.Conv2d(3, 8, 3, padding=1)))
+@pytest.mark.parametrize("kind", LAYERS)
+def test_rows_read_times_the_weight_are_rows_given(kind):
+    build, shape = LAYERS[kind]
     torch.manual_seed(0)
-    x = F.avg_pool2d(torch.rand(32, 3, 24, 24), 3, 1)
+    model, x = nn.Sequential(build()), torch.randn(shape)
+    calibration = Calibration(model, match(model), [(x,), (x + 1,)])
+    (layer,), calls = calibration.layers, []
+    calibration.watch([layer], calls.append)
+    assert [call.number for call in calls] == [0, 1]
+    for call in calls:
+        at = torch.randperm(len(call.outputs))[:9]
+        rows = call.rows_read(at) @ layer.matrix(weight_of(layer.target)).mT
+        torch.testing.assert_close(rows, call.rows_given(at), atol=1e-5, rtol=1e-4)
+        bias = 0 if model[0].bias is None else model[0].bias.detach()
+        torch.testing.assert_close(rows.movedim(0, 1).flatten(1) + bias, call.outputs[at], atol=1e-5, rtol=1e-4)
+
+
+def test_few_positions_of_a_convolution_do_nearly_as_well(toy_context):
+    dense, few, many = twins(lambda: nn.Sequential(nn.Conv2d(6, 8, 3)))
+    x = correlated(32 * 144, 6, 3).reshape(32, 12, 12, 6).permute(0, 3, 1, 2)
     context = toy_context((x,), dense(x).detach())
-    nearest(bits=3).apply(near, context)
-    stage(bits=3, adaptive={"steps": 200, "samples": 500}).apply(adapted, context)
-    assert error(adapted, dense, x) < 0.5 * error(near, dense, x)
+    stage(bits=3, batch_size=8, adaptive={"steps": 200, "samples": 400}).apply(few, context)
+    stage(bits=3, batch_size=8, adaptive={"steps": 200, "samples": 10**6}).apply(many, context)
+    assert error(few, dense, x) < 1.3 * error(many, dense, x)
 
 
 def test_later_layers_make_up_for_earlier_ones(toy_context):
-    """Inputs are those of the quantized model, targets those of the dense one: with the first layer spoilt by 2 bits,
-    the second does better than one adapted to its former inputs, whose error it does not see."""
+    """Targets are those of the dense model. In two stages the second knows only what the first has left."""
     x = correlated(500, 12, 4)
-
-    def build():
-        return nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 8))
-
-    dense, apart, together = twins(build)
+    dense, apart, together = twins(lambda: nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 8)))
     context = toy_context((x,), dense(x).detach())
+    stage(bits=2, targets=["0"]).apply(apart, context)
     stage(bits=3, targets=["2"]).apply(apart, context)
-    nearest(bits=2, targets=["0"]).apply(apart, context)
     stage(bits={"0": 2, "2": 3}).apply(together, context)
-    halfway = twins(build)[0]
-    nearest(bits=2, targets=["0"]).apply(halfway, context)
-    assert torch.equal(form_of(match(together)[1]).step, form_of(match(apart)[1]).step)
-    assert error(together, dense, x) < 0.8 * error(apart, dense, x)
+    assert torch.equal(weight_of(match(together)[0]), weight_of(match(apart)[0]))
+    assert error(together, dense, x) < 0.5 * error(apart, dense, x)
+
+
+@pytest.fixture
+def problem():
+    """40 weights of each of 16 outputs, some of them pruned; inputs of 5 directions and noise."""
+    torch.manual_seed(0)
+    weight, mask = torch.randn(16, 40), torch.rand(16, 40) > 0.2
+    form = Uniform(*grid(weight, 3, "symmetric", "mse"), 8, axis=0, support=mask)
+    x = correlated(300, 40, 5)
+    return problem_of(form, weight, lambda tensor: tensor[None], x[None], (x @ (weight * mask).mT)[None])
+
+
+def test_the_problem_is_the_error_of_the_layer_in_steps(problem):
+    torch.manual_seed(0)
+    weight, mask = torch.randn(16, 40), torch.rand(16, 40) > 0.2
+    step, low = grid(weight, 3, "symmetric", "mse")
+    ratio = weight / step[:, None]
+    x = correlated(300, 40, 5)
+    gap = x @ (Uniform(step, low, 8, axis=0, support=mask)(weight) - weight * mask).mT / step
+    torch.testing.assert_close(problem.errors(problem.nearest)[0], gap.square().mean(0) / x.square().mean())
+    assert torch.equal(problem.free[0] > 0, mask & (ratio > -4) & (ratio < 3))
+    inside = problem.free > 0
+    torch.testing.assert_close((problem.base + problem.start)[inside], ratio[None][inside])
+
+
+def test_the_penalty_makes_real_numbers_roundings(problem):
+    """Without it, descent leaves them between 0 and 1, where the error is nothing, and cutting them is no gain."""
+    errors = [
+        float(problem.errors(relaxed(problem, Adaptive(penalty=penalty), torch.Generator().manual_seed(0))).sum())
+        for penalty in (1e-9, 1.0)
+    ]
+    assert errors[1] < 0.5 * errors[0] and errors[1] < 0.5 * float(problem.errors(problem.nearest).sum())
+
+
+def test_descent_and_single_changes_are_better_than_either(problem):
+    found = relaxed(problem, Adaptive(), torch.Generator().manual_seed(0))
+    both = solve(problem, Adaptive(), torch.Generator().manual_seed(0))
+    totals = [float(problem.errors(h).sum()) for h in (both, found, improved(problem, problem.nearest))]
+    assert totals[0] < 0.98 * totals[1] and totals[0] < 0.98 * totals[2]
+
+
+def test_no_single_change_makes_it_better(problem):
+    h = improved(problem, problem.nearest)
+    least = problem.errors(h)
+    for column in range(40):
+        other = h.clone()
+        other[..., column] = torch.where(problem.free[..., column] > 0, 1 - h[..., column], 0)
+        assert bool((problem.errors(other) >= least * (1 - 1e-4)).all())
+
+
+def test_no_output_is_worse_than_nearest(problem):
+    """Whatever descent does: here it begins at the opposite of nearest, which is exact, and gets stuck on its way."""
+    y = problem.x @ (problem.base + problem.nearest).mT
+    trap = replace(problem, y=y, start=1 - problem.nearest)
+    options = Adaptive(steps=1)
+    stuck = improved(trap, relaxed(trap, options, torch.Generator().manual_seed(0)))
+    assert bool((trap.errors(stuck) > 0.01).any())
+    assert torch.equal(solve(trap, options, torch.Generator().manual_seed(0)), trap.nearest)
 
 
 def test_pruned_weights_stay_zero(toy_context):
