@@ -176,7 +176,7 @@ SMALL = {  # model → which strides are 1, and what is left of 32×32
     "squeezenet1_1": ("the first", 4),
     "shufflenet_v1": ("the first, and no max pooling", 4),
     "xception": ("the first, and both first layers padded", 2),
-    "ghostnet": ("the first two", 4),
+    "ghostnet": ("the first", 2),
     "googlenet": ("the first, and no first pooling", 4),
 }
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import inf
-
 from torch import nn
 
 SMALL = 96  # height from which on a network keeps the strides of its paper, which are those for 224×224
@@ -28,14 +26,14 @@ def is_small(image: int, least: int) -> bool:
     Raises ValueError below `least`, where strides would be left with nothing to stride over.
     """
     if image < least:
-        raise ValueError(f"image must be at least {least}, not {image}")
+        raise ValueError(f"images must be at least {least} pixels high, not {image}")
     return image < SMALL
 
 
 def check_width(width: float) -> None:
-    """Raises ValueError unless 0 < width < ∞."""
-    if not 0 < width < inf:
-        raise ValueError(f"width must be a finite number above 0, not {width}")
+    """Raises ValueError unless the factor on all widths is positive."""
+    if width <= 0:
+        raise ValueError(f"width must be above 0, not {width}")
 
 
 def multiple(channels: float, of: int) -> int:

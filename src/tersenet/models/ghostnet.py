@@ -74,7 +74,7 @@ class GhostNet(nn.Module):
     """A strided 3×3 convolution, 16 ghost bottlenecks, 1×1 to 960 channels, the mean, 1280 neurons, one linear layer.
 
     5,182,508 parameters, 141.2 M MACs. width: channels of every layer but the 1280 times it, to multiples of 4. image:
-    height and width; below 96 the first two strides are 1, so that 32×32 ends as 4×4; the shapes of layers stay.
+    height and width; below 96 the first stride is 1, so that 32×32 ends as 2×2.
     """
 
     def __init__(
@@ -82,9 +82,9 @@ class GhostNet(nn.Module):
     ) -> None:
         check_width(width)
         super().__init__()
-        small = is_small(image, least=8)
+        stride = 1 if is_small(image, least=16) else 2
         fan_in = multiple(16 * width, 4)
-        layers: list[nn.Module] = [nn.Sequential(*normed(channels, fan_in, 3, 1 if small else 2))]
+        layers: list[nn.Module] = [nn.Sequential(*normed(channels, fan_in, 3, stride))]
         for kernel, expansion, filters, excite, stride in (row for stage in STAGES for row in stage):
             hidden, wide = multiple(expansion * width, 4), multiple(filters * width, 4)
             layers.append(GhostBottleneck(fan_in, hidden, wide, kernel, stride, excite))
@@ -96,6 +96,6 @@ class GhostNet(nn.Module):
         self.classifier = nn.Linear(1280, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, 3, 224, 224] or [B, 3, 32, 32]
-        x = self.features(x)  # [B, 960, 7, 7] or [B, 960, 4, 4]
+        x = self.features(x)  # [B, 960, 7, 7] or [B, 960, 2, 2]
         x = F.relu(self.hidden(x.mean((2, 3), keepdim=True)))  # [B, 1280, 1, 1]
         return self.classifier(self.dropout(x.flatten(1)))  # type: ignore[no-any-return]

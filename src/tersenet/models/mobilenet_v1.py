@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from tersenet.models.compact import check_width, is_small, normed
 from tersenet.models.zoo import register_model
@@ -29,8 +30,9 @@ class MobileNetV1(nn.Module):
     """A strided 3×3 convolution, thirteen separable ones, the mean over all positions, one linear layer.
 
     4,231,976 parameters, 568.7 M MACs. width: the paper's α, filters of every layer times it, at least 8. image: height
-    and width (the paper's ρ is image / 224); below 96 the first stride is 1, so that 32×32 ends as 2×2. shallow: eight
-    separable layers (table 5). conv: full 3×3 convolutions instead of separable ones (table 4, Conv MobileNet).
+    and width. resolution: the paper's ρ, by which images are scaled first; that costs as much as smaller images do.
+    Below 96 pixels the first stride is 1, so that 32×32 ends as 2×2. shallow: eight separable layers (table 5).
+    conv: full 3×3 convolutions instead of separable ones (table 4, Conv MobileNet).
     """
 
     def __init__(
@@ -39,12 +41,16 @@ class MobileNetV1(nn.Module):
         channels: int = 3,
         image: int = 224,
         width: float = 1.0,
+        resolution: float = 1.0,
         shallow: bool = False,
         conv: bool = False,
     ) -> None:
         check_width(width)
+        if not 0 < resolution <= 1:
+            raise ValueError(f"resolution must be above 0 and at most 1, not {resolution}")
         super().__init__()
-        stride = 1 if is_small(image, least=16) else 2
+        self.image, self.side = image, round(image * resolution)
+        stride = 1 if is_small(self.side, least=16) else 2
         fan_in = _scaled(32, width)
         layers: list[nn.Module] = [nn.Sequential(*normed(channels, fan_in, 3, stride))]
         for filters, stride in SHALLOW if shallow else LAYERS:
@@ -56,6 +62,8 @@ class MobileNetV1(nn.Module):
         self.classifier = nn.Linear(fan_in, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, 3, 224, 224] or [B, 3, 32, 32]
+        if self.side != self.image:
+            x = F.interpolate(x, (self.side, self.side), mode="bilinear", antialias=True)
         x = self.features(x)  # [B, 1024, 7, 7] or [B, 1024, 2, 2]
         return self.classifier(x.mean((2, 3)))  # type: ignore[no-any-return]
 
