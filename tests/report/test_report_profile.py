@@ -122,7 +122,8 @@ def test_the_console():
     assert "conv Conv2d 500,000,000 100,000" in text and "… and 2 more layers" in text
     assert text.index("conv Conv2d") < text.index("fc Linear")
     assert "MACs at least 510,000,000" in text
-    assert "least time 15.0 ms: 67 % bound by arithmetic (fewer multiplications help), 27 % bound by weights" in text
+    assert "least time 15.0 ms if all comes from memory: 67 % bound by arithmetic (fewer multiplications help)" in text
+    assert "27 % bound by weights (fewer bytes of weights help)" in text
     assert "measured 18.0 ms" in text and "note: operator aten::_fft_r2c is not known" in text
     assert "100 GFLOP/s, 10.0 GB/s, measured now" in text
     assert "an estimate (arithmetic 2.35 mJ, weights 6.46 mJ, activations 3.00 nJ); everything from DRAM" in text
@@ -171,6 +172,16 @@ def test_the_roofline_plot():
     assert fc.y == plot.y.place(0.02 / 3e-3)
     assert roofline(profile(roof=None)) is None
     assert roofline(profile(layers()[1:2])) is None
+
+
+def test_numbers_in_the_plot_do_not_lie_on_each_other():
+    """Of layers of one intensity and nearly one speed only the slowest has its number; all can be hovered over."""
+    rows = tuple(
+        LayerCost(name=f"conv{n}", kind="Conv2d", dense=cost(10**8, 4000, 10**6, 3e-3 + 1e-5 * n)) for n in range(20)
+    )
+    (line,) = roofline(profile((*rows, *layers()[:1]))).lines[1:]
+    assert len(line.marks) == 21
+    assert sorted(label.text for label in line.labels) == ["20", "21"]
 
 
 @pytest.mark.parametrize("found", [profile(), with_file(), profile(roof=None), profile(layers()[3:])])

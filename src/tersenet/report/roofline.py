@@ -9,11 +9,10 @@ from tersenet.core.profile import Bound, Cost, Profile, Roof, intensity
 from tersenet.report import text
 from tersenet.report.axes import Axis, axis_for
 from tersenet.report.layers import MODEL
-from tersenet.report.plots import Line, Mark, Plot, path
-from tersenet.report.scatter import number_labels
+from tersenet.report.plots import Label, Line, Mark, Plot, path
 
-NUMBERED = 10
-"""Layers with a number in the plot: those that take longest."""
+NAMED = 10
+"""Layers that the plot's text alternative names: those that take longest."""
 HELPS: dict[Bound, str] = {
     "arithmetic": "fewer multiplications help",
     "weights": "fewer bytes of weights help",
@@ -74,15 +73,12 @@ def roofline(profile: Profile) -> Plot | None:
         [value / 1e9 for value in (*(p.speed for p in points), *(v for _, v in slope))], text.tick_decimal, log=True
     )
     line = Line("the most that this machine can do", "level", path([(x.place(a), y.place(b / 1e9)) for a, b in slope]))
-    slowest = sorted(points, key=lambda point: -point.seconds)[:NUMBERED]
-    memory = [point for point in points if point.bound != "arithmetic"]
-    arithmetic = [point for point in points if point.bound == "arithmetic"]
-    numbered = {point.number for point in slowest}
-    numbered |= {max(kind, key=lambda point: point.seconds).number for kind in (memory, arithmetic) if kind}
+    numbered = _numbered(points, x, y)
     lines = [
-        _line("bound by arithmetic", "first", arithmetic, numbered, x, y),
-        _line("bound by memory", "second", memory, numbered, x, y),
+        _line("bound by arithmetic", "first", [p for p in points if p.bound == "arithmetic"], numbered, x, y),
+        _line("bound by memory", "second", [p for p in points if p.bound != "arithmetic"], numbered, x, y),
     ]
+    slowest = sorted(points, key=lambda point: -point.seconds)[:NAMED]
     alt = "; ".join(_title(point) for point in slowest)
     return Plot(
         "Roofline",
@@ -107,11 +103,21 @@ def _points(profile: Profile) -> list[Point]:
     return found
 
 
+def _numbered(points: Sequence[Point], x: Axis, y: Axis) -> set[int]:
+    """The layers with a number in the plot: wherever there is room for one, the slowest."""
+    chosen: list[tuple[float, float, int]] = []
+    for point in sorted(points, key=lambda point: -point.seconds):
+        here = x.place(point.intensity), y.place(point.speed / 1e9)
+        if not any(abs(here[0] - other[0]) < 4 and abs(here[1] - other[1]) < 9 for other in chosen):
+            chosen.append((*here, point.number))
+    return {number for _, _, number in chosen}
+
+
 def _line(name: str, style: str, points: Sequence[Point], numbered: set[int], x: Axis, y: Axis) -> Line:
     places = [(x.place(point.intensity), y.place(point.speed / 1e9)) for point in points]
     marks = tuple(Mark(*place, _title(point)) for place, point in zip(places, points, strict=True))
-    labels = [(*place, str(p.number)) for place, p in zip(places, points, strict=True) if p.number in numbered]
-    return Line(name, style, "", marks, number_labels(labels))
+    labels = [Label(*place, str(p.number)) for place, p in zip(places, points, strict=True) if p.number in numbered]
+    return Line(name, style, "", marks, tuple(labels))
 
 
 def _title(point: Point) -> str:
