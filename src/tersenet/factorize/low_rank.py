@@ -87,7 +87,7 @@ class LowRank(Stage):
 
     @model_validator(mode="after")
     def _fits_together(self) -> LowRank:
-        ways = [name for name in WAYS if getattr(self, name) not in (None, False)]
+        ways = self._ways
         if len(ways) != 1:
             raise ValueError(
                 f"needs exactly one of {', '.join(WAYS)}" + (f", not {' and '.join(ways)}" if ways else "")
@@ -106,7 +106,12 @@ class LowRank(Stage):
 
     @property
     def way(self) -> str:
-        return next(name for name in WAYS if getattr(self, name) not in (None, False))
+        """By which ranks are chosen."""
+        return self._ways[0]
+
+    @property
+    def _ways(self) -> list[str]:
+        return [name for name in WAYS if getattr(self, name) is not None and getattr(self, name) is not False]
 
     def options_for(self) -> Iterable[str]:
         option = getattr(self, self.way)
