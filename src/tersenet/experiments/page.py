@@ -26,8 +26,9 @@ def page_of(name: str, table: Table, rows: list[dict[str, Any]]) -> str:
         f"|{' --- |' * len(heads)}",
     ]
     body = [_row(table, row, [each for each in rows if each["row"] == row.name]) for row in table.rows]
+    drawn = ["", f"![Error against bytes]({name}.svg)"] if table.figure and rows else []
     about = [f"- **{row.name}**: {row.about} Recipe `recipes/{row.recipe}`{_with(row)}." for row in table.rows]
-    return "\n".join([*head, *body, "", *about, "", f"Machine: {'; '.join(machines) or '–'}.", ""])
+    return "\n".join([*head, *body, *drawn, "", *about, "", f"Machine: {'; '.join(machines) or '–'}.", ""])
 
 
 def _row(table: Table, row: Row, runs: list[dict[str, Any]]) -> str:

@@ -12,6 +12,7 @@ from tersenet.core.errors import RecipeError
 from tersenet.core.load import load_recipe
 from tersenet.core.recipe import Recipe
 from tersenet.core.record import Record
+from tersenet.experiments.figure import figure_of
 from tersenet.experiments.page import page_of
 from tersenet.experiments.table import TABLES, Row, Table, matching
 from tersenet.flow.prepare import prepare, register_methods
@@ -47,6 +48,8 @@ def reproduce(name: str, data: Path | None, out: Path, only: str | None, progres
     docs = Path("docs/results")
     docs.mkdir(parents=True, exist_ok=True)
     replace_file(docs / f"{name}.md", page_of(name, table, rows).encode())
+    if table.figure and (drawn := figure_of(table, rows)):
+        replace_file(docs / f"{name}.svg", drawn)
     return rows
 
 

@@ -23,7 +23,10 @@ class Published:
 
 @dataclass(frozen=True)
 class Row:
-    """One recipe, run with each seed. `published` is None for a control of our own."""
+    """One recipe, run with each seed. `published` is None for a control of our own.
+
+    In a figure, rows of one `series` are joined by a line, and `mark` stands at the point.
+    """
 
     name: str
     recipe: str
@@ -31,12 +34,15 @@ class Row:
     overrides: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2)
     published: Published | None = None
+    series: str = ""
+    mark: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
     """`data`: the folder of the data set below `--data`. `detail`: what else the table shows of each run, and its head.
-    `remark`: what a reader must know of the runs, such as a schedule that is shorter than the published one."""
+    `remark`: what a reader must know of the runs, such as a schedule that is shorter than the published one. `figure`:
+    whether error against bytes is drawn beside the page."""
 
     title: str
     data: str
@@ -44,6 +50,7 @@ class Table:
     detail: Callable[[Record], str] | None = None
     head: str = ""
     remark: str = ""
+    figure: bool = False
 
 
 TABLES: Registry[Table] = Registry("table")

@@ -1,0 +1,73 @@
+"""The figure of a table: error of the file against its bytes, means over the seeds, published points beside."""
+
+from __future__ import annotations
+
+import io
+import statistics
+from typing import Any
+
+from tersenet.core.errors import RecipeError
+from tersenet.experiments.table import Row, Table
+
+
+def figure_of(table: Table, rows: list[dict[str, Any]]) -> bytes | None:
+    """An SVG, the same bytes for the same rows; None where there is nothing to draw.
+
+    Rows of one series are joined by a line in the order of the table. Raises RecipeError without matplotlib.
+    """
+    drawn = [(row, [run for run in rows if run["row"] == row.name]) for row in table.rows]
+    drawn = [(row, runs) for row, runs in drawn if runs]
+    if not drawn:
+        return None
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise RecipeError(
+            "the figure of this table needs matplotlib; install it with pip install tersenet[figures]"
+        ) from None
+    with matplotlib.rc_context({"svg.hashsalt": "tersenet", "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=(8, 5), layout="constrained")
+        axes = figure.add_subplot()
+        for number, (name, members) in enumerate(_series(drawn).items()):
+            spots = [_mean(runs) for _, runs in members]
+            style = "o-" if len(members) > 1 else "D"
+            colour = f"C{number % 10}"
+            axes.plot(*zip(*spots, strict=True), style, color=colour, markersize=5, linewidth=1.2, label=name)
+            for (row, _), spot in zip(members, spots, strict=True):
+                axes.annotate(row.mark, spot, (4, 4), textcoords="offset points", fontsize=7, color=colour)
+        dense = statistics.fmean(100 * run["test_error_dense"] for _, runs in drawn for run in runs)
+        axes.axhline(dense, color="0.5", linestyle="--", linewidth=0.8, label="dense, mean")
+        _published(axes, [row for row, _ in drawn])
+        axes.set(xscale="log", xlabel="bytes of the file", ylabel="test error of the file, %", title=table.title)
+        axes.set_ylim(0, min(axes.get_ylim()[1], 6 * dense + 2))
+        axes.grid(alpha=0.3, which="both", linewidth=0.5)
+        axes.legend(fontsize=8)
+        text = io.BytesIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()
+
+
+def _series(drawn: list[tuple[Row, list[dict[str, Any]]]]) -> dict[str, list[tuple[Row, list[dict[str, Any]]]]]:
+    found: dict[str, list[tuple[Row, list[dict[str, Any]]]]] = {}
+    for row, runs in drawn:
+        found.setdefault(row.series or row.name, []).append((row, runs))
+    return found
+
+
+def _mean(runs: list[dict[str, Any]]) -> tuple[float, float]:
+    """(bytes, percent)."""
+    return (
+        statistics.fmean(run["file_bytes"] for run in runs),
+        100 * statistics.fmean(run["test_error_file"] for run in runs),
+    )
+
+
+def _published(axes: Any, rows: list[Row]) -> None:
+    """What papers state with both figures."""
+    papers = dict.fromkeys(row.published for row in rows if row.published is not None)
+    for paper in papers:
+        if paper.bytes is not None and paper.error is not None:
+            spot = (paper.bytes, 100 * paper.error)
+            axes.plot(*spot, "kx", markersize=6)
+            axes.annotate(paper.source, spot, (5, -8), textcoords="offset points", fontsize=7)
