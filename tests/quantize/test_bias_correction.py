@@ -138,10 +138,20 @@ def test_a_weight_that_two_layers_share_gives_each_its_own_bias(toy_context):
 
 
 def test_options_that_do_not_go_together_are_told():
-    with pytest.raises(RecipeError, match="'batch_size' is for calibration; ask for rounding 'adaptive' or 'bias_corr"):
+    with pytest.raises(RecipeError, match="'batch_size' is for calibration; ask for rounding 'adaptive', 'bias_corr"):
         plain(batch_size=3)
 
 
 def test_no_data_is_told(toy_context):
     with pytest.raises(DataError, match=r"quantize.uniform: calibrates on batches of the validation data, and there"):
         stage(split="validation").apply(build(), toy_context((torch.randn(0, 2, 4, 4),), torch.randn(0, 5)))
+
+
+def test_data_that_are_not_finite_spoil_no_bias(toy_context):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 3)), torch.rand(20, 4)
+    x[3, 2] = torch.nan
+    bias = model[0].bias.detach().clone()
+    stage(bits=3, rounding="adaptive").apply(model, context := toy_context((x,), torch.zeros(20, 3)))
+    assert torch.equal(model[0].bias, bias) and len(context.notes) == 2
+    assert "not corrected: it gives NaN or infinity" in context.notes[1]

@@ -19,7 +19,9 @@ from tersenet.quantize.rounding import Adaptive, improved, problem_of, relaxed, 
 
 
 def stage(**options):
-    return parse_stage({"method": "quantize.uniform", "rounding": "adaptive", **options})
+    """With fewer steps than the default, which most tests can do without."""
+    steps = {} if options.get("rounding") == "nearest" else {"adaptive": {"steps": 100}}
+    return parse_stage({"method": "quantize.uniform", "rounding": "adaptive", **steps, **options})
 
 
 def nearest(**options):
@@ -52,7 +54,7 @@ def test_correlated_inputs_are_what_it_is_for(toy_context):
     dense, near, adapted = twins(lambda: nn.Sequential(nn.Linear(48, 16)))
     context = toy_context((x,), dense(x).detach())
     nearest(bits=3).apply(near, context)
-    stage(bits=3, adaptive={"steps": 400}).apply(adapted, context)
+    stage(bits=3, adaptive={"steps": 200}).apply(adapted, context)
     assert error(adapted, dense, x) < 0.5 * error(near, dense, x)
     assert error(adapted, dense, correlated(600, 48, 12, seed=0).flip(0)) < 0.5 * error(near, dense, x)
 
@@ -63,7 +65,7 @@ def test_it_comes_near_the_best_of_all_roundings(toy_context):
     dense, near, adapted = twins(lambda: nn.Sequential(nn.Linear(8, 12, bias=False)))
     context = toy_context((x,), dense(x).detach())
     nearest(bits=3, range="minmax").apply(near, context)
-    stage(bits=3, range="minmax").apply(adapted, context)
+    stage(bits=3, range="minmax", adaptive={"steps": 500}).apply(adapted, context)
     form, weight = form_of(match(near)[0]), weight_of(match(dense)[0])
     step = form.step[:, None]
     floor = (weight / step).floor()
@@ -110,7 +112,7 @@ def test_every_kind_of_layer_errs_less(toy_context, kind, per):
     x = torch.rand(shape) + 1
     context = toy_context((x,), dense(x).detach())
     nearest(bits=3, per=per).apply(near, context)
-    stage(bits=3, per=per, adaptive={"steps": 100, "samples": 10**6}).apply(adapted, context)
+    stage(bits=3, per=per, adaptive={"steps": 50, "samples": 10**6}).apply(adapted, context)
     assert error(adapted, dense, x) < 0.9 * error(near, dense, x)
 
 
@@ -135,8 +137,8 @@ def test_few_positions_of_a_convolution_do_nearly_as_well(toy_context):
     dense, few, many = twins(lambda: nn.Sequential(nn.Conv2d(6, 8, 3)))
     x = correlated(32 * 144, 6, 3).reshape(32, 12, 12, 6).permute(0, 3, 1, 2)
     context = toy_context((x,), dense(x).detach())
-    stage(bits=3, batch_size=8, adaptive={"steps": 200, "samples": 400}).apply(few, context)
-    stage(bits=3, batch_size=8, adaptive={"steps": 200, "samples": 10**6}).apply(many, context)
+    stage(bits=3, batch_size=8, adaptive={"steps": 50, "samples": 400}).apply(few, context)
+    stage(bits=3, batch_size=8, adaptive={"steps": 50, "samples": 10**6}).apply(many, context)
     assert error(few, dense, x) < 1.3 * error(many, dense, x)
 
 
@@ -266,7 +268,7 @@ def test_weights_of_other_types(toy_context, dtype):
     x = correlated(200, 20, 5).to(dtype)
     context = toy_context((x,), dense(x).detach())
     nearest(bits=4).apply(near, context)
-    stage(bits=4, adaptive={"steps": 100}).apply(adapted, context)
+    stage(bits=4).apply(adapted, context)
     target = match(adapted)[0]
     assert torch.equal(decode(form_of(target).encode(latent_of(target))), weight_of(target))
     assert error(adapted, dense, x) < 0.9 * error(near, dense, x)

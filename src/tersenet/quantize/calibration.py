@@ -150,7 +150,9 @@ def _parts(module: nn.Module) -> int:
 def _plain(target: Target) -> bool:
     """Whether all layers that share the weight compute Y = X Wᵀ + b with it, in as many parts."""
     forwards = [cls.forward for cls in PLAIN]
-    plain = all(name == "weight" and type_of(module).forward in forwards for module, name in target.owners)
+    plain = all(
+        name == "weight" and getattr(type_of(module), "forward", None) in forwards for module, name in target.owners
+    )
     return plain and len({_parts(module) for module, _ in target.owners}) == 1
 
 

@@ -37,7 +37,11 @@ class BiasCorrection:
     def correct(self, layer: Layer, modules: Sequence[nn.Module]) -> None:
         """Shift the biases of `modules`, whose weight has just been quantized, all before it having been corrected."""
         for module in [called for called in self.wanted if called in modules]:  # the first called first
-            _shift(layer, module, self.wanted[module] - means(self.calibration, [layer])[module])
+            amount = self.wanted[module] - means(self.calibration, [layer])[module]
+            if bool(amount.isfinite().all()):
+                _shift(layer, module, amount)
+            else:
+                self.note(f"the bias of {layer.target.name}'s layer is not corrected: it gives NaN or infinity")
 
     def _obstacle(self, layer: Layer, module: nn.Module) -> str | None:
         if module.bias is None:

@@ -53,7 +53,9 @@ class Equalization(Stage):
         samples = samples_of(example, None)
         for joint, scale in zip(able, scales, strict=True):
             _rescale(model, joint, scale, targets, samples, context)
-        _note_others({name: why for name, why in blocked.items() if name in chosen}, able, context)
+        _note_others({name: why for name, why in blocked.items() if name in chosen}, context)
+        if not found:
+            context.note("nothing is equalized: no two layers are joined by positively homogeneous functions alone")
         return model
 
     def _example(self, context: RunContext) -> Inputs:
@@ -153,11 +155,9 @@ def _outputs(model: nn.Module, samples: Sequence[Inputs]) -> list[list[torch.Ten
         return [tensors_in(model(*args, **kwargs)) for args, kwargs in samples]
 
 
-def _note_others(blocked: Mapping[str, str], done: Sequence[Joint], context: RunContext) -> None:
+def _note_others(blocked: Mapping[str, str], context: RunContext) -> None:
     """Why channels are not scaled, those of one reason together; that outputs stay goes without saying."""
     for reason in dict.fromkeys(why for why in blocked.values() if why != OUTPUT):
         names = [name for name, why in blocked.items() if why == reason]
         listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
         context.note(f"the channels of {listed} are left as they are: {reason}")
-    if not done:
-        context.note("nothing is equalized: no two layers are joined by positively homogeneous functions alone")

@@ -32,7 +32,7 @@ OUTPUT = "they are an output of the model"
 
 
 class Blocked(Exception):  # noqa: N818  # no error: it says why there is no joint
-    """Why channels cannot be scaled, in words that follow 'its channels cannot be scaled: '."""
+    """Why channels cannot be scaled: 'they …'."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,14 +89,15 @@ def joints(graph: ChannelGraph, model: nn.Module) -> tuple[list[Joint], dict[str
 def _joint(flow: Flow, maker: Contraction, users: Mapping[str, int]) -> Joint:
     if users[maker.weight] > 1 or (maker.bias is not None and users[maker.bias] > 1):
         raise Blocked("the layer is used in several places")
+    reading = _readers(flow, maker.node)
+    if not reading:
+        raise Blocked("no layer reads them")
     dim = next(dim for dim in range(2) if flow.roles.get((maker.weight, dim)) == "out")
     pieces = list(positions(flow.tensors[maker.weight][dim]))
     if len(pieces) != 1 or pieces[0][1].shape[1] != 1:
         raise Blocked("they hang together in groups" if pieces else "there is one alone")
     axis, elements = pieces[0]
-    readers = [_reader(flow, reader, axis, users) for reader in _readers(flow, maker.node)]
-    if not readers:
-        raise Blocked("no layer reads them")
+    readers = [_reader(flow, reader, axis, users) for reader in reading]
     return Joint(Side(maker.weight, dim, torch.from_numpy(elements)), maker.bias, tuple(readers))
 
 

@@ -205,7 +205,7 @@ def _others(targets: Iterable[Target], calibration: Calibration, context: RunCon
     others = [target for target in targets if target not in layers]
     for target in others:
         context.note(
-            f"{target.name} ({target.kind}) is rounded to nearest and no bias is corrected: no linear layer or "
-            "convolution is called with it"
+            f"{target.name} ({target.kind}) is rounded to nearest and no bias is corrected: it is not in use by linear "
+            "layers or convolutions alone"
         )
     return others
