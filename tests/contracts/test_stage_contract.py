@@ -20,6 +20,7 @@ from tersenet.graph.edits import apply, noted
 TRAINING = {"steps": 6, "lr": 0.02}
 SGD = {"steps": 6, "lr": 0.02, "optimizer": "sgd", "momentum": 0}
 SETTINGS = {
+    "factorize.decay": [{"strength": 0.1, "every": 2, "finetune": SGD}],
     "factorize.low_rank": [
         {"rank": 2, "finetune": TRAINING},
         {"parameters": 0.8, "objective": "outputs", "finetune": TRAINING},
@@ -64,6 +65,7 @@ SETTINGS = {
         {"groups": 1, "k": 3, "finetune": TRAINING},
         {"layout": "inputs", "size": 1, "k": 2, "codebook": "float16", "finetune": TRAINING},
     ],
+    "quantize.rate_aware": [{"price": 1e-6, "finetune": TRAINING}],
     "quantize.share": [
         {"bits": 3, "finetune": TRAINING},
         {"bits": 4, "init": "exact", "codebook": "float16", "finetune": TRAINING},

@@ -1,0 +1,131 @@
+"""quantize.rate_aware: train for the file, with the bits of each weight in the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+
+from tersenet.core.errors import ModelError
+from tersenet.core.stage import Phase, RunContext, Stage, register_stage
+from tersenet.core.training import Training
+from tersenet.forms import Target, attach, form_of, latent_of, match, weight_of, weights
+from tersenet.forms.codebook import Precision
+from tersenet.forms.rated import Rated
+from tersenet.quantize.signs import refuse_vectors
+
+GAIN, DAMPING = 20.0, 2.0
+"""How the price follows the bytes: twice those that are wanted raise it by a factor of 2^DAMPING at once, and over all
+steps by 2^GAIN."""
+
+FIRST_PRICE = 1e-7
+"""Before it follows."""
+
+
+@register_stage("quantize.rate_aware")
+class RateAware(Stage):
+    """Minimise task loss + price · bits: the entropy coder's bits are part of what is trained.
+
+    Oktay et al. 2020, "Scalable Model Compression by Entropy Penalized Reparameterization", arXiv 1906.06624, eq. 2,
+    and Ballé et al. 2017, arXiv 1611.01704, for the estimate of the bits; here on the weights themselves, with one
+    learned step for each, and a density that a context coder can follow (`forms.rated`). What is not worth its bits
+    becomes zero, whole rows and columns too.
+
+    The price rises from zero over the first part of the training. With `bytes` in place of `price` it is adapted so
+    that the estimate ends there.
+    """
+
+    phase = Phase.VALUES
+
+    price: float | None = Field(None, gt=0, description="loss per bit, for example 4e-6")
+    bytes: int | None = Field(None, gt=0, description="in place of price: what the coded weights shall take")
+    ramp: float = Field(0.5, ge=0, lt=1, description="share of the training over which the price rises from zero")
+    step: float = Field(0.5, gt=0, description="first step, as a share of the weight's standard deviation")
+    biases: bool = Field(True, description="the layers' biases as well")
+    precision: Precision = Field("float16", description="of the steps")
+    finetune: Training = Field(description="the training with bits in its loss")
+
+    @model_validator(mode="after")
+    def _one_aim(self) -> RateAware:
+        if (self.price is None) == (self.bytes is None):
+            raise ValueError("needs either 'price', loss per bit, or 'bytes', what the coded weights shall take")
+        return self
+
+    def check(self, model: nn.Module) -> None:
+        refuse_vectors(match(model, self.targets, self.ignore), self.method)
+
+    def apply(self, model: nn.Module, context: RunContext) -> nn.Module:
+        targets = [*match(model, self.targets, self.ignore)]
+        refuse_vectors(targets, self.method)
+        targets += _biases(model, targets) if self.biases else []
+        rated = {target: form for target in targets if (form := self._rate(target, context)) is not None}
+        if not rated:
+            return model
+        price = _Price(self, rated, context)
+        model.register_buffer(PRICE, price.value)  # in the model's state, so that a resumed training goes on with it
+        context.finetune(model, self.finetune, penalty=price.penalty, on_step=price.follow)
+        delattr(model, PRICE)
+        context.note(f"{float(price.bits(0).detach()) / 8:,.0f} bytes are estimated for {len(rated)} tensors")
+        for target, form in rated.items():
+            attach(target, form.plain(latent_of(target)))
+        return model
+
+    def _rate(self, target: Target, context: RunContext) -> Rated | None:
+        weight, old = weight_of(target), form_of(target)
+        if not bool(weight.isfinite().all()):
+            raise ModelError(f"{target.name} holds NaN or infinity and cannot be rounded; lower the learning rate")
+        if old is not None and old.distinct is not None:
+            context.note(f"{target.name} takes {old.distinct} values already ({old.name}); it is left as it is")
+            return None
+        spread = float(weight.float().square().mean().sqrt()) or 1.0
+        form = Rated(weight, self.step * spread, support=None if old is None else old.support, precision=self.precision)
+        attach(target, form)
+        return form
+
+
+PRICE = "_price_per_bit"
+
+
+class _Price:
+    """What a bit costs at each step. value: [2], the price, and the bytes of the first step (0 before it)."""
+
+    def __init__(self, stage: RateAware, rated: dict[Target, Rated], context: RunContext) -> None:
+        self.stage, self.rated, self.context = stage, rated, context
+        device = next(iter(rated.values())).log_step.device
+        self.value = torch.tensor([stage.price if stage.price is not None else FIRST_PRICE, 0.0], device=device)
+        self.spent = torch.zeros((), device=device)
+
+    def bits(self, step: int) -> torch.Tensor:
+        noise = self.context.generator("noise", step)
+        return torch.stack([form.bits(latent_of(target), noise) for target, form in self.rated.items()]).sum()
+
+    def penalty(self, step: int, steps: int) -> torch.Tensor:
+        bits = self.bits(step)
+        self.spent = bits.detach() / 8
+        risen = min(1.0, step / (self.stage.ramp * steps)) if self.stage.ramp else 1.0
+        if self.stage.bytes is None:
+            return self.value[0] * bits * risen
+        return self.value[0] * self._excess(risen).pow(DAMPING) * bits
+
+    def follow(self, step: int, steps: int) -> None:
+        """Where bytes were asked for: from those of the first step down to these over the ramp, evenly in logarithm."""
+        if self.stage.bytes is None or step == 0:
+            return
+        risen = min(1.0, step / (self.stage.ramp * steps)) if self.stage.ramp else 1.0
+        self.value[0].mul_(self._excess(risen).pow(GAIN / steps))
+
+    def _excess(self, risen: float) -> torch.Tensor:
+        """Bytes spent over bytes wanted."""
+        assert self.stage.bytes is not None
+        if not self.value[1]:
+            self.value[1] = self.spent
+        wanted = self.value[1] * (self.stage.bytes / self.value[1]).pow(risen)
+        return (self.spent / wanted).clamp(1e-2, 1e2)
+
+
+def _biases(model: nn.Module, targets: Sequence[Target]) -> list[Target]:
+    """Vectors of the targets' own layers."""
+    modules = {id(slot.module) for target in targets for slot in target.slots}
+    return [t for t in weights(model) if t.vector and id(t.module) in modules and t.attribute.startswith("bias")]
