@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tersenet.core.profile import Bound, Cost, Profile, Roof, intensity
 from tersenet.report import text
@@ -73,10 +73,10 @@ def roofline(profile: Profile) -> Plot | None:
         [value / 1e9 for value in (*(p.speed for p in points), *(v for _, v in slope))], text.tick_decimal, log=True
     )
     line = Line("the most that this machine can do", "level", path([(x.place(a), y.place(b / 1e9)) for a, b in slope]))
-    numbered = _numbered(points, x, y)
+    numbers = _numbers(points, x, y)
     lines = [
-        _line("bound by arithmetic", "first", [p for p in points if p.bound == "arithmetic"], numbered, x, y),
-        _line("bound by memory", "second", [p for p in points if p.bound != "arithmetic"], numbered, x, y),
+        _line("bound by arithmetic", "first", [p for p in points if p.bound == "arithmetic"], numbers, x, y),
+        _line("bound by memory", "second", [p for p in points if p.bound != "arithmetic"], numbers, x, y),
     ]
     slowest = sorted(points, key=lambda point: -point.seconds)[:NAMED]
     alt = "; ".join(_title(point) for point in slowest)
@@ -103,21 +103,29 @@ def _points(profile: Profile) -> list[Point]:
     return found
 
 
-def _numbered(points: Sequence[Point], x: Axis, y: Axis) -> set[int]:
-    """The layers with a number in the plot: wherever there is room for one, the slowest."""
-    chosen: list[tuple[float, float, int]] = []
+def _numbers(points: Sequence[Point], x: Axis, y: Axis) -> dict[int, Label]:
+    """The slowest layers have their numbers, a crowd of points one above it all: layer → label."""
+    found: dict[int, Label] = {}
     for point in sorted(points, key=lambda point: -point.seconds):
-        here = x.place(point.intensity), y.place(point.speed / 1e9)
-        if not any(abs(here[0] - other[0]) < 4 and abs(here[1] - other[1]) < 9 for other in chosen):
-            chosen.append((*here, point.number))
-    return {number for _, _, number in chosen}
+        here = _place(point, x, y)
+        near = next(
+            (n for n, other in found.items() if abs(other.x - here[0]) < 4 and abs(other.y - here[1]) < 9), None
+        )
+        if near is None:
+            found[point.number] = Label(*here, str(point.number))
+        else:
+            found[near] = replace(found[near], y=max(found[near].y, here[1]))
+    return found
 
 
-def _line(name: str, style: str, points: Sequence[Point], numbered: set[int], x: Axis, y: Axis) -> Line:
-    places = [(x.place(point.intensity), y.place(point.speed / 1e9)) for point in points]
-    marks = tuple(Mark(*place, _title(point)) for place, point in zip(places, points, strict=True))
-    labels = [Label(*place, str(p.number)) for place, p in zip(places, points, strict=True) if p.number in numbered]
-    return Line(name, style, "", marks, tuple(labels))
+def _line(name: str, style: str, points: Sequence[Point], numbers: dict[int, Label], x: Axis, y: Axis) -> Line:
+    marks = tuple(Mark(*_place(point, x, y), _title(point)) for point in points)
+    labels = tuple(numbers[point.number] for point in points if point.number in numbers)
+    return Line(name, style, "", marks, labels)
+
+
+def _place(point: Point, x: Axis, y: Axis) -> tuple[float, float]:
+    return x.place(point.intensity), y.place(point.speed / 1e9)
 
 
 def _title(point: Point) -> str:
