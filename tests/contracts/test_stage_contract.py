@@ -9,14 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-import tersenet.factorize
-import tersenet.prune
-import tersenet.quantize  # noqa: F401
 from tersenet.core.stage import STAGES, Phase, parse_stage
 from tersenet.core.training import Training
+from tersenet.flow.prepare import register_methods
 from tersenet.forms import Binary, Ternary, aliases, check_order, encode_model, form_of, load_codes, match, weight_of
 from tersenet.graph.edits import apply, noted
 
+register_methods()
 TRAINING = {"steps": 6, "lr": 0.02}
 SGD = {"steps": 6, "lr": 0.02, "optimizer": "sgd", "momentum": 0}
 SETTINGS = {
@@ -62,7 +61,7 @@ SETTINGS = {
     ],
     "quantize.hash": [{"share": 0.3, "finetune": TRAINING}],
     "quantize.product": [
-        {"groups": 1, "k": 3, "finetune": TRAINING},
+        {"groups": 1, "k": 2, "finetune": TRAINING},
         {"layout": "inputs", "size": 1, "k": 2, "codebook": "float16", "finetune": TRAINING},
     ],
     "quantize.rate_aware": [{"price": 1e-6, "finetune": TRAINING}],

@@ -35,6 +35,16 @@ def unfold(kind: str, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return (*unfold("svd", weight), *unfold("channel", weight)) if kind == "tucker" else ()
 
 
+def refold(kind: str, matrix: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """The weight of this shape that is unfolded to `matrix`, of kinds with one matrix."""
+    n, c, *kernel = shape
+    if kind == "channel":
+        return matrix.reshape(c, n, *kernel).transpose(0, 1)
+    if kind == "spatial":
+        return matrix.reshape(c, kernel[0], n, kernel[1]).permute(2, 0, 1, 3)
+    return matrix.reshape(n, c, *kernel)
+
+
 def fold(kind: str, factors: Factors, shape: Sequence[int]) -> Weights:
     """Weights of the two layers from A·B, an `unfold`ed weight of this shape."""
     a, b = factors

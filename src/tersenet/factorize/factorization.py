@@ -8,13 +8,12 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from tersenet.core.errors import ModelError
 from tersenet.core.stage import RunContext
 from tersenet.factorize import ranks as choose
 from tersenet.factorize.conv import Weights, compose, decompose, fold, unfold
-from tersenet.factorize.layers import Cost, cost, dense_cost, too_dear
+from tersenet.factorize.layers import Cost, cost, dense_cost, parts_of, too_dear
 from tersenet.factorize.moments import Moment, moment_of
 from tersenet.factorize.svd import aware, square_root
 from tersenet.forms import Target, detach, form_of, weight_of
@@ -54,7 +53,7 @@ class Factorization:
 
     def run(self, target: Target, value: Option) -> bool:
         """Factorise the layer of `target`, unless there is nothing to gain; whether it was done."""
-        parts = _parts(target)
+        parts = parts_of(target)
         moment = self._moment(target)
         roots = None if moment is None else [square_root(each) for each in self._metric(target, moment)]
         matrices = [self._matrices(part, roots[i] if roots else None) for i, part in enumerate(parts)]
@@ -178,13 +177,6 @@ class Factorization:
             f"{float(off.abs().mean()):.3g}, relative {float(off.norm()) / max(size, 1e-300):.3g}; {dense} before, "
             f"{small} now"
         )
-
-
-def _parts(target: Target) -> list[torch.Tensor]:
-    """The weight of each group, float64."""
-    weight, module = weight_of(target).double(), target.module
-    groups = module.groups if isinstance(module, _ConvNd) else 1
-    return list(weight.reshape(groups, len(weight) // groups, *weight.shape[1:]))
 
 
 @torch.no_grad()

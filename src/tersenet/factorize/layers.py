@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from tersenet.core.copying import copied
 from tersenet.core.stage import Phase
-from tersenet.forms import Target, form_of
+from tersenet.forms import Target, form_of, weight_of
 from tersenet.graph.edits import put
 from tersenet.graph.factors import Ranks, factored, obstacle
 from tersenet.graph.trace import repeatable, undisturbed
@@ -45,6 +46,13 @@ def refusal(target: Target, kind: str) -> str | None:
     if form is not None and form.phase > Phase.SUPPORT:
         return f"its weight is {form.name} already; factorise first"
     return None
+
+
+def parts_of(target: Target) -> list[torch.Tensor]:
+    """The weight of each group, float64."""
+    weight, module = weight_of(target).double(), target.module
+    groups = module.groups if isinstance(module, _ConvNd) else 1
+    return list(weight.reshape(groups, len(weight) // groups, *weight.shape[1:]))
 
 
 def tried(
