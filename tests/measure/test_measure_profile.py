@@ -227,6 +227,16 @@ def test_an_unknown_operator_is_unknown_and_not_zero():
     assert found["1"].traffic > 0
 
 
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_sparse_tensors_do_not_stop_it(layout):
+    class Sparse(nn.Module):
+        def forward(self, x):
+            return torch.sparse.mm(x.to_sparse(layout=layout), x).relu()
+
+    assert profile(Sparse(), torch.eye(3)).macs.unknown
+    assert costs(profile(Sparse(), torch.eye(3)))[""].macs is None
+
+
 def test_compressed_beside_dense():
     model = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
     with torch.no_grad():

@@ -95,9 +95,9 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """A number for the memory behind `tensor`, which views of it share."""
         try:
             storage = tensor.untyped_storage()
-        except NotImplementedError:  # sparse
+        except (NotImplementedError, RuntimeError):  # sparse, or of another library: as if it were dense
             self.held[id(tensor)] = tensor
-            self.found.sizes[id(tensor)] = tensor._values().numel() * tensor.element_size() if tensor.is_sparse else 0
+            self.found.sizes[id(tensor)] = bytes_of(tensor)
             return id(tensor)
         reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
         number = int(reference.cdata)
@@ -202,12 +202,13 @@ def _tensors(value: Any) -> list[torch.Tensor]:
 
 
 def _offset(tensor: torch.Tensor) -> int:
-    return 0 if tensor.is_sparse else int(tensor.storage_offset())
+    return int(tensor.storage_offset()) if tensor.layout is torch.strided else 0
 
 
 def _read(name: str, tensor: torch.Tensor, written: Seen) -> int:
     """Bytes of `tensor` that the operator reads; what was expanded without a copy is read once."""
-    stored = bytes_of(tensor) if tensor.is_sparse else min(bytes_of(tensor), tensor.untyped_storage().nbytes())
+    strided = tensor.layout is torch.strided
+    stored = min(bytes_of(tensor), tensor.untyped_storage().nbytes()) if strided else bytes_of(tensor)
     return min(stored, sum(bytes_of(result) for _, result in written)) if name in GATHERS else stored
 
 
