@@ -64,7 +64,7 @@ SETTINGS = {
         {"groups": 1, "k": 2, "finetune": TRAINING},
         {"layout": "inputs", "size": 1, "k": 2, "codebook": "float16", "finetune": TRAINING},
     ],
-    "quantize.rate_aware": [{"price": 1e-6, "finetune": TRAINING}],
+    "quantize.rate_aware": [{"price": 1e-6, "step": 0.1, "finetune": TRAINING}],
     "quantize.share": [
         {"bits": 3, "finetune": TRAINING},
         {"bits": 4, "init": "exact", "codebook": "float16", "finetune": TRAINING},

@@ -15,7 +15,7 @@ from tersenet.core.stage import Phase, RunContext, Stage, register_stage
 from tersenet.core.training import Training
 from tersenet.forms import Hashed, Target, attach, form_of, match, per_target, weight_of
 from tersenet.forms.options import one_or_per_layer
-from tersenet.quantize.signs import not_yet_signs
+from tersenet.quantize.signs import not_settled
 
 
 @register_stage("quantize.hash")
@@ -45,7 +45,7 @@ class HashedSharing(Stage):
     def apply(self, model: nn.Module, context: RunContext) -> nn.Module:
         targets = match(model, self.targets, self.ignore)
         shares = per_target(self.share, targets)
-        for target in not_yet_signs(targets, context.note):
+        for target in not_settled(targets, context.note):
             if target.name in shares:
                 self._hash(target, shares[target.name], context)
             else:

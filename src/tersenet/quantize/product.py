@@ -18,7 +18,7 @@ from tersenet.forms import Product, Target, attach, form_of, latent_of, match, p
 from tersenet.forms.codebook import Precision
 from tersenet.forms.options import one_or_per_layer
 from tersenet.forms.product import Layout, pieces
-from tersenet.quantize.signs import not_yet_signs
+from tersenet.quantize.signs import not_settled
 from tersenet.quantize.vectors import Metric, cluster, metric_of
 
 Count = int | dict[str, int]
@@ -84,7 +84,7 @@ class ProductQuantization(Stage):
 
     def apply(self, model: nn.Module, context: RunContext) -> nn.Module:
         targets = match(model, self.targets, self.ignore)
-        left = not_yet_signs(targets, context.note)
+        left = not_settled(targets, context.note)
         chosen = {target: found for target in left if (found := self._settings(targets, target)) is not None}
         for target in left:
             if target not in chosen:

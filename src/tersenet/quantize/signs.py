@@ -34,6 +34,18 @@ def not_yet_signs(targets: Iterable[Target], note: Callable[[str], None]) -> lis
     return found
 
 
+def not_settled(targets: Iterable[Target], note: Callable[[str], None]) -> list[Target]:
+    """Those whose form does not say yet which few values they take."""
+    found = []
+    for target in targets:
+        form = form_of(target)
+        if form is None or form.distinct is None:
+            found.append(target)
+        else:
+            note(f"{target.name} takes {form.distinct} values already ({form.name}); it is left as it is")
+    return found
+
+
 def signed_weight(target: Target) -> torch.Tensor:
     """The weight; raises ModelError where no signs can be taken from it."""
     weight = weight_of(target)
