@@ -27,6 +27,7 @@ class ToyContext:
     inputs: tuple[torch.Tensor, ...]
     target: torch.Tensor
     seed: int = 0
+    dry: bool = False
     notes: list[str] = field(default_factory=list)
     trained: list[Training] = field(default_factory=list)
     watch: Callable[[nn.Module], None] | None = None

@@ -41,6 +41,22 @@ def test_more_bits_and_more_weights_are_predicted_to_cost_more() -> None:
     assert size("stages.0.sparsity=0.99") < size("stages.0.sparsity=0.9") < size("stages.0.sparsity=0.5")
 
 
+def test_a_plan_needs_no_data_and_takes_no_time_for_what_is_measured_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*args: object) -> None:
+        raise AssertionError("a plan calibrates")
+
+    monkeypatch.setattr("tersenet.quantize.uniform.Calibration", never)
+    recipe = load_recipe(
+        DEMO,
+        [
+            "stages=[{method: quantize.activations}, {method: quantize.uniform, mixed: {average: 3}, "
+            "rounding: adaptive, bias_correction: true}]"
+        ],
+    )
+    bits = 3 * sum(p.numel() for name, p in prepare_model(recipe).named_parameters() if p.ndim > 1)
+    assert 0.6 * bits / 8 < plan(recipe, prepare_model(recipe)).predicted_bytes < 1.6 * bits / 8 + 2000
+
+
 def test_the_model_is_left_as_it_was() -> None:
     recipe = load_recipe(DEMO)
     model = prepare_model(recipe)

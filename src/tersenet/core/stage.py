@@ -36,6 +36,8 @@ class RunContext(Protocol):
     """What a stage may ask of the run. Given to it; it knows no data set, no device and no file."""
 
     seed: int
+    dry: bool
+    """Nothing is trained and no value counts, only how many there are: a stage may pass over what takes long."""
 
     def finetune(
         self,

@@ -54,6 +54,7 @@ class Context:
     begun: float = 0.0
     initial: Mapping[str, torch.Tensor] | None = None
     seconds_before: float = 0.0
+    dry: bool = False
 
     def enter(self, phase: str, determined_by: Any) -> None:
         """Begin a phase that is determined by everything before and by these plain values."""

@@ -50,6 +50,7 @@ class DryContext:
     initial: nn.Module | None = None
     notes: list[str] = field(default_factory=list)
     ticks: int = 100
+    dry: bool = True
 
     def finetune(
         self,

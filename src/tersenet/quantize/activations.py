@@ -77,6 +77,8 @@ class ActivationQuantization(Stage):
                 context.note(f"the input of {name} is rounded already; it is left as it is")
             elif target.name in bits:
                 layers[name] = (layer, bits[target.name])
+        if context.dry:
+            return model  # there is no data, and hardly a byte to it
         seen = observed(model, {name: layer for name, (layer, _) in layers.items()}, self._batches(context), context)
         for name, (_, width) in layers.items():
             if name in seen:

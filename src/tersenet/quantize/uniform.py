@@ -113,7 +113,7 @@ class UniformQuantization(Stage):
             if target not in given:
                 why = "it takes few values already" if _settled(target) else "no bits are given for it"
                 context.note(f"{target.name} is left as it is, since {why}")
-        if self.rounding == "adaptive" or self.bias_correction:
+        if (self.rounding == "adaptive" or self.bias_correction) and not context.dry:
             self._quantize_in_order(model, given, bits, context)
         else:
             for target in given:
@@ -125,11 +125,12 @@ class UniformQuantization(Stage):
     def _bits_of(self, model: nn.Module, targets: Sequence[Target], context: RunContext) -> dict[str, int]:
         if self.mixed is None:
             return per_target(self.bits, targets)
+        mixed = self.mixed.model_copy(update={"by": "error"}) if context.dry else self.mixed
         batches = list(context.batches(self.split, self.batches, self.batch_size))
-        if not batches and self.mixed.by != "error":
+        if not batches and mixed.by != "error":
             raise DataError(f"{self.method}: measures harm on batches of the {self.split} data, and there are none")
         left = [target for target in targets if _settled(target) is None]
-        return mixed_bits(self.mixed, model, left, self._form, batches, context)
+        return mixed_bits(mixed, model, left, self._form, batches, context)
 
     def _quantize_in_order(
         self, model: nn.Module, targets: Sequence[Target], bits: dict[str, int], context: RunContext
