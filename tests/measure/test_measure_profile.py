@@ -209,6 +209,28 @@ def test_parameters_that_lie_in_one_block_of_memory_are_told_apart():
     assert costs(profile(lstm, torch.randn(1, 2, 3)))[""].parameters == sum(p.numel() for p in lstm.parameters())
 
 
+def test_layers_whose_parameters_lie_in_one_block_of_memory_have_each_their_own():
+    block = torch.randn(24)
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 2, bias=False))
+    model[0].weight, model[1].weight = nn.Parameter(block[:16].view(4, 4)), nn.Parameter(block[16:].view(2, 4))
+    assert [cost.parameters for cost in costs(profile(model, torch.randn(1, 4))).values()] == [16, 8]
+
+
+def test_a_tensor_that_was_there_before_is_a_weight_though_it_is_no_parameter():
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.matrix = torch.eye(4)
+
+        def forward(self, x):
+            return x @ self.matrix
+
+    network = profile(Fixed(), torch.randn(2, 4))
+    (found,) = costs(network).values()
+    assert (found.macs, found.nonzero, found.parameters) == (32, 8, 0)
+    assert (found.weight_traffic, found.activation_traffic, network.peak) == (16 * WORD, 16 * WORD, 16 * WORD)
+
+
 def test_a_look_up_reads_the_rows_it_returns():
     found = costs(profile(nn.Sequential(nn.Embedding(1000, 8)), torch.tensor([[1, 2, 3]])))["0"]
     assert (found.macs, found.parameters, found.weight_traffic) == (0, 8000, 3 * 8 * WORD)
