@@ -31,7 +31,8 @@ def grid(reach: float, count: int) -> np.ndarray:
 def test_gaussian(distortion):
     x = grid(5, 161)
     density = np.exp(-(x**2) / 2)
-    found = blahut_arimoto(density / density.sum(), (x[:, None] - x) ** 2, 1 / (2 * math.log(2) * distortion), precision=2e-3)  # fmt: skip
+    slope = 1 / (2 * math.log(2) * distortion)
+    found = blahut_arimoto(density / density.sum(), (x[:, None] - x) ** 2, slope, precision=2e-3)
     assert found.distortion == pytest.approx(distortion, rel=0.02)
     assert found.least - 2e-3 <= gaussian_rate(1.0, found.distortion) <= found.rate + 2e-3
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tersenet.bounds import adaptive_bits, code_length, prequential_bits, zeroth_order_bits
+from tersenet.bounds.code_length import TensorLength, ideal_of
 
 ROWS = st.lists(st.integers(0, 4), min_size=1, max_size=60)
 
@@ -72,3 +73,9 @@ def test_nothing_to_say():
         assert (length.alphabet, length.zeroth, length.adaptive) == (0, 0, 0)
     with pytest.raises(ValueError, match="3 symbols occur"):
         adaptive_bits(np.array([1, 1, 1]), 2)
+
+
+def test_a_tensor_takes_the_shorter_of_its_two_ideals():
+    first = TensorLength("a", 10, streams=9, others=2, plain=8, entropy=5, coder_tables=3, adaptive=7, disk=14)
+    second = TensorLength("b", 10, streams=9, others=2, plain=8, entropy=5, coder_tables=1, adaptive=7, disk=14)
+    assert (first.ideal, second.ideal, ideal_of([first, second])) == (7, 6, 13)

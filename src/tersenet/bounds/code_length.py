@@ -8,6 +8,7 @@ average.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,3 +58,39 @@ def adaptive_bits(counts: np.ndarray, alphabet: int) -> float:
         return 0.0
     nats = gammaln(counts.sum() + alphabet / 2) - gammaln(alphabet / 2) - np.sum(gammaln(counts + 0.5) - gammaln(0.5))
     return float(nats) / math.log(2)
+
+
+@dataclass(frozen=True)
+class TensorLength:
+    """Bytes of one tensor as written, beside the ideal ones.
+
+    weights: its entries. streams: written for its symbols, with the coders' own tables. others: written for codebooks,
+    scales and values, which no bound here speaks of. plain: its tables' numbers in their own types, and the symbols in
+    log2 of their alphabets. entropy: zeroth order, of the symbols. coder_tables: the frequencies, as written.
+    adaptive: Krichevsky-Trofimov, of the symbols. disk: all that it takes in the file, its record in the index too.
+    """
+
+    name: str
+    weights: int
+    streams: int
+    others: int
+    plain: float
+    entropy: float
+    coder_tables: int
+    adaptive: float
+    disk: int
+
+    @property
+    def with_table(self) -> float:
+        """Entropy and the frequencies that it needs."""
+        return self.entropy + self.coder_tables
+
+    @property
+    def ideal(self) -> float:
+        """The shorter of the two ways to tell the symbols and their frequencies."""
+        return min(self.with_table, self.adaptive)
+
+
+def ideal_of(rows: Sequence[TensorLength]) -> float:
+    """Of several tensors, each by the way that is shorter for it."""
+    return sum(row.ideal for row in rows)

@@ -29,8 +29,8 @@ def spacing_entropy(values: np.ndarray, m: int | None = None) -> float:
     Mean of ln(x₍ᵢ₊ₘ₎ − x₍ᵢ₎) over the n − m pairs, + ψ(n + 1) − ψ(m): the estimator of Vasicek 1976, "A test for
     normality based on sample entropy", in its one-sided form with the correction that makes it exact in expectation
     for uniform values (such a distance has the beta distribution (m, n + 1 − m)). Consistent for m → ∞, m/n → 0
-    (Beirlant et al. 1997, "Nonparametric entropy estimation", §2.3); by default m = ⌈ln n⌉, for the m highest values, in
-    the tail, have no distance of their own.
+    (Beirlant et al. 1997, "Nonparametric entropy estimation", §2.3); by default m = ⌈ln n⌉, since the m highest
+    values, in the tail, have no distance of their own.
 
     −∞ where some value occurs more than m times: there is no density then. Raises ValueError for fewer than 2 values.
     """

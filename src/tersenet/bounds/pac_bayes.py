@@ -9,10 +9,10 @@ all mass on one network). With probability at least 1 − δ over n examples dra
     e ≤ ê + √((|h|·ln 2 + ln(1/δ)) / 2n)        (Hoeffding; weaker everywhere, by Pinsker's inequality)
 
 ê and e: the error on the n examples and on new ones from the same distribution; kl: the divergence between two coins.
-Zhou et al. 2019 (arXiv 1804.05862) bound networks by compressed size this way, with KL = |h|·ln 2 − ln m(|h|) for lengths
-|h| of prior probability m, and Lotfi et al. 2022 (arXiv 2211.13609) with m from a universal prior, 2·log2|h| more bits
-(`self_delimiting_bits`); a format that tells its own length needs no m. Their PAC-Bayes forms carry a further
-ln(2√n) / n for distributions over networks, which a single network does not need.
+Zhou et al. 2019 (arXiv 1804.05862) bound networks by compressed size this way, with KL = |h|·ln 2 − ln m(|h|) for a
+prior m over lengths, and Lotfi et al. 2022 (arXiv 2211.13609) with about 2·log2|h| bits for the length
+(`self_delimiting_bits`); a format that tells its own length needs neither. PAC-Bayes bounds for distributions over
+networks carry a further term, as ln(2√n) / n, which a single network does not need.
 """
 
 from __future__ import annotations

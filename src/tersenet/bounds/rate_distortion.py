@@ -41,7 +41,7 @@ class Allocation:
 
 def entropy_power(entropy: float) -> float:
     """N = 2^(2h) / 2πe: the variance of the Gaussian that has this differential entropy (bits)."""
-    return 2.0 ** (2 * entropy) / (2 * math.pi * math.e)
+    return math.exp2(2 * entropy) / (2 * math.pi * math.e)
 
 
 def water_fill(counts: np.ndarray, powers: np.ndarray, weights: np.ndarray, distortion: float) -> Allocation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,11 @@ def hull(points: Sequence[Point]) -> tuple[Point, ...]:
 def marginals(points: Sequence[Point]) -> tuple[float, ...]:
     """Error that each further byte takes away, between neighbours of the hull; it falls from one to the next."""
     found = hull(points)
-    return tuple(_gain(small, large) for small, large in zip(found, found[1:], strict=False))
+    return tuple(_gain(small, large) for small, large in pairwise(found))
 
 
 def stop_at(points: Sequence[Point], price: float) -> Point:
-    """The smallest file after which a byte more takes away no more error than `price` ≥ 0: least error + price · bytes."""
+    """The file with the least error + price · bytes: beyond it, a byte takes away no more error than `price` ≥ 0."""
     return min(hull(points), key=lambda point: (point.error + price * point.bytes, point.bytes))
 
 
@@ -47,14 +48,14 @@ def closest_to(points: Sequence[Point], bound: Callable[[float], float]) -> Poin
     possible. From the point returned on they no longer do: what is missing there is a better method, not more bytes.
     """
     found = hull(points)
-    for small, large in zip(found, found[1:], strict=False):
+    for small, large in pairwise(found):
         if small.error - large.error <= bound(small.bytes) - bound(large.bytes):
             return small
     return found[-1]
 
 
 def gap(points: Sequence[Point], bound: Sequence[Point], price: float) -> float:
-    """Bytes that no better method can save beyond, at `price` > 0 error a byte.
+    """Bytes that any better method could save at most, at a `price` > 0 of error a byte.
 
     The difference between the least error + price · bytes of the points and of points on a bound, in bytes. A search
     may stop where this is as small as it cares about, whatever is still untried.

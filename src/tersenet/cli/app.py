@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from tersenet.cli import compress, evaluate, inspect, methods, plan, profile, report, reproduce, sensitivity
+from tersenet.cli import bound, compress, evaluate, inspect, methods, plan, profile, report, reproduce, sensitivity
 from tersenet.core.errors import TersenetError
 
 app = typer.Typer(
@@ -47,7 +47,7 @@ def stoppable(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for room in (compress, plan, sensitivity, inspect, profile, evaluate, methods, report, reproduce):
+for room in (compress, plan, sensitivity, inspect, bound, profile, evaluate, methods, report, reproduce):
     app.command(room.NAME)(stoppable(room.command))
 
 USERS_OWN = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}

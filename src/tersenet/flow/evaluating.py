@@ -33,7 +33,7 @@ def evaluate_file(file: Path, recipe_path: Path | None, overrides: Iterable[str]
     else:
         recipe = Recipe.parse(with_overrides(dict(contents.recipe), overrides))
         model = restore(contents, file)
-    splits = _data(file, recipe, contents)
+    splits = data_of(file, recipe, contents)
     source = getattr(splits, split)
     if source is None:
         raise DataError(f"{splits.name}: has no {split} split; --split validation or train can be measured")
@@ -51,7 +51,8 @@ def evaluate_file(file: Path, recipe_path: Path | None, overrides: Iterable[str]
     }
 
 
-def _data(file: Path, recipe: Recipe, contents: artifact.Contents) -> Splits:
+def data_of(file: Path, recipe: Recipe, contents: artifact.Contents) -> Splits:
+    """The data that `recipe` names. Raises DataError with what to do about it, where `file` names none that is here."""
     if recipe.data is None:
         raise DataError(f"{file}: does not say what data it was made for; give --recipe, or --set data.path=…")
     try:
