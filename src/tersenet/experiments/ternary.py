@@ -22,8 +22,8 @@ TABLES.register("ternary")(
         head="zeros in quantized weights",
         detail=_sparsity,
         remark=(
-            "CIFAR-10 is recoded as JPEG here, and the schedule is short: 20 epochs dense, 8 ternary (the paper: 200 or\n"
-            "so). The gap to our own dense net, trained 8 epochs longer too (row longer), is what can be compared."
+            "CIFAR-10 is recoded as JPEG here, and the schedule short: 20 epochs dense, 8 ternary (the paper: 200).\n"
+            "The gap to our own dense net, trained 8 epochs longer too (row longer), is what can be compared."
         ),
         rows=(
             Row("ttq", RECIPE, "Both values trained (TTQ).", seeds=(0,), published=Published("table 1", 0.0887)),
