@@ -67,9 +67,8 @@ def main() -> None:
         print(json.dumps({"machine": platform.processor() or platform.machine(), "rows": rows}, indent=1))
         return
     print(f"MobileNet, 32×32 images, ONNX Runtime, {options.threads} threads, median of {ROUNDS}, random weights\n")
-    print(
-        "| batch | α | side | MACs | time | times as fast | times fewer MACs |\n| --- | --- | --- | --- | --- | --- | --- |"
-    )
+    print("| batch | α | side | MACs | time | times as fast | times fewer MACs |")
+    print(f"|{' --- |' * 7}")
     for row in rows:
         print(
             f"| {row['batch']} | {row['width']:g} | {row['side']} | {row['macs'] / 1e6:.1f} M | {row['ms']:.2f} ms "
