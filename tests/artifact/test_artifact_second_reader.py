@@ -25,7 +25,7 @@ from tersenet.core.code import Code, Symbols
 Same = Callable[[Contents, Contents], None]
 
 PAGE = Path(__file__).parents[2] / "docs" / "FORMAT.md"
-NAMES = ["raw", "huffman_direct", "huffman_gaps", "ans_direct", "ans_gaps", "range_direct", "range_gaps"]
+NAMES = ["raw", "huffman_direct", "huffman_gaps", "ans_direct", "ans_gaps", "range_direct", "range_gaps", "mix"]
 WEIGHTS = [1073741824, 984625594, 902905651, 827968132, 759250125, 696235434, 638450708, 585461881]
 Row = tuple[int, list[int], Any]
 
@@ -99,7 +99,7 @@ def record(file: Bytes, layouts: list[Any]) -> tuple[Any, ...]:
 def code(file: Bytes, layout: Any, shape: Any, options: Any, streams: Any, tables: Any) -> Code:
     found = {}
     for (name, flags), (length, alphabet, coder, size) in zip(layout[2].items(), streams, strict=True):
-        values = decode(coder, file.take(size), length, alphabet)
+        values = decode(coder, file.take(size), length, alphabet, shape if math.prod(shape) == length else ())
         found[name] = Symbols(np.array(values, np.int32), alphabet, bool(flags & 1))
     numbers = {}
     for (name, (dtype, _, packed)), (own, planes) in zip(layout[3].items(), tables, strict=True):
@@ -151,12 +151,14 @@ class Bits:
         return [start := start + unzigzag(step) for step in self.block(count)]
 
 
-def decode(coder: str, payload: bytes, length: int, alphabet: int) -> list[int]:
+def decode(coder: str, payload: bytes, length: int, alphabet: int, shape: tuple[int, ...] = ()) -> list[int]:
     bits = Bits(payload)
     if coder == "raw":
         return [bits.number((alphabet - 1).bit_length()) for _ in range(length)]
     if not length:
         return []
+    if coder == "mix":
+        return mix(payload, bits, length, alphabet, shape)
     family, way = coder.split("_")
     shapes = [(length, alphabet)]
     if way == "gaps":
@@ -258,6 +260,178 @@ def range_coder(data: bytes, rows: list[Row]) -> Iterator[list[int]]:
                     low, width, point = (low << 32) % 2**64, width << 32, (point << 32) % 2**64 + next(queue)
             found.append(used[place])
         yield found
+
+
+def mix(payload: bytes, bits: Bits, length: int, alphabet: int, shape: tuple[int, ...]) -> list[int]:
+    rows, channels, kernel, width = 1, length, 1, 2
+    if len(shape) >= 2:
+        rows, channels, kernel, width = shape[0], shape[1], math.prod(shape[2:]), max(shape[-1], 2)
+        if kernel == 1 or kernel > 64:
+            rows, channels, kernel, width = shape[0], math.prod(shape[1:]), 1, 2
+    zero, transposed, lagging, unusual = (bits.number(1) for _ in range(4))
+    lag = bits.block(1)[0] if lagging else 0
+    negative = bits.block(1)[0] if unusual else alphabet // 2 if alphabet > 2 else 0
+    if transposed:
+        rows, channels = channels, rows
+    assert channels * kernel <= 2**20 and rows * channels * kernel <= 2**20, "one chunk is enough for a test"
+    data = payload[(bits.at + 7) // 8 :]
+    grid = Mixed(data, max(negative, alphabet - 1 - negative, 1).bit_length(), negative > 0).read(
+        rows, channels, kernel, width, lag
+    )
+    if transposed:
+        grid = np.array(grid).reshape(rows, channels, kernel).transpose(1, 0, 2).reshape(channels, -1).tolist()
+    numbers = [n for row in grid for n in row]
+    if zero:
+        return [0 if n == 0 else n + negative + (n < 0) for n in numbers]
+    return [n + negative for n in numbers]
+
+
+class Mixed:
+    def __init__(self, data: bytes, depth: int, signed: bool) -> None:
+        self.data, self.at, self.depth, self.signed = data, 4, depth, signed
+        self.low, self.high = 0, 2**32 - 1
+        self.point = int.from_bytes(data[:4].ljust(4, b"\0"), "big")
+        self.slots: dict[Any, tuple[int, int]] = {}
+        self.weights: dict[Any, list[int]] = {}
+
+    def bit(self, p: int) -> int:
+        span = self.high - self.low
+        mid = self.low + (span >> 16) * p + (span % 2**16 * p >> 16)
+        bit = int(self.point <= mid)
+        self.low, self.high = (self.low, mid) if bit else (mid + 1, self.high)
+        while self.low >> 24 == self.high >> 24:
+            following = self.data[self.at] if self.at < len(self.data) else 0
+            self.at += 1
+            self.low, self.high = self.low % 2**24 << 8, self.high % 2**24 << 8 | 255
+            self.point = self.point % 2**24 << 8 | following
+        return bit
+
+    def learn(self, key: Any, slot: tuple[int, int], bit: int) -> None:
+        q, seen = slot
+        rate = round(65536 * 2 / (2 * seen + 3))
+        self.slots[key] = q + ((2**22 * bit - q) * rate >> 16), min(seen + 1, 1023)
+
+    def plain(self, key: Any, q: int) -> int:
+        slot = self.slots.get(key, (q, 1))
+        bit = self.bit(min(max(slot[0] >> 6, 32), 65504))
+        self.learn(key, slot, bit)
+        return bit
+
+    def mixed(self, node: Any, contexts: list[Any], q: int, weights: list[int]) -> int:
+        w = self.weights.setdefault(node, weights)
+        slots = [self.slots.get((node,), (q, 1))]
+        keys = [(node,), *((node, number, context) for number, context in enumerate(contexts))]
+        slots += [self.slots.get(key, (slots[0][0], 5)) for key in keys[1:]]
+        halves = [((q >> 10) + 0.5) / 4096 for q, _ in slots]
+        logits = [round(256 * math.log(half / (1 - half))) for half in halves]
+        x = [logits[0], *(logit - logits[0] for logit in logits[1:])]
+        y = min(max(sum(map(int.__mul__, w, x)) >> 16, -3072), 3072)
+        p = min(max(round(65536 / (1 + math.exp(-y / 256))), 1), 65535)
+        bit = self.bit(p)
+        for i, each in enumerate(x):
+            w[i] += each * 50 * (65536 * bit - p) + 2**19 >> 20
+        for key, slot in zip(keys, slots, strict=True):
+            self.learn(key, slot, bit)
+        return bit
+
+    def dead(self, kind: str, count: int, lag: int) -> list[int]:
+        flags: list[int] = []
+        for i in range(count if self.bit(32768) else 0):
+            far = flags[i - lag] if 0 < lag <= i else 0
+            flags.append(self.plain((kind, flags[-1] if flags else 0, far), 2**19))
+        return flags or [0] * count
+
+    def read(self, rows: int, channels: int, kernel: int, width: int, lag: int) -> list[list[int]]:
+        dead_rows, dead_channels = self.dead("rows", rows, 0), self.dead("channels", channels, lag)
+        grid = [[0] * (channels * kernel) for _ in range(rows)]
+        everything, seen, columns = 512, 2, [0] * (channels * kernel)
+        for r in range(rows):
+            if dead_rows[r]:
+                continue
+            of_row, coded, recent = everything, 0, 0
+            for j in range(channels * kernel):
+                if dead_channels[j // kernel]:
+                    continue
+                columns[j] = everything if r == 0 and columns[j] == 0 else columns[j]
+                k = j % kernel
+                found = sum(map(bool, grid[r][j - k : j]))
+                within = 8 * k + min(found, 7) if kernel > 1 else recent >> 6
+                n = self.entry(*around(grid, r, j, kernel, width, lag), of_row, columns[j], everything, within, (r, j))
+                grid[r][j], size = n, 4096 * abs(n)
+                of_row = towards(of_row, size, min(coded + 3, 400))
+                columns[j] = towards(columns[j], size, min(r + 3, 400))
+                everything, seen = towards(everything, size, seen), min(seen + 1, 1023)
+                recent, coded = recent + ((4096 * (n != 0) - recent) >> 6), coded + 1
+        return grid
+
+    def entry(
+        self, signs: int, total: int, of_row: int, of_column: int, everything: int, within: int, at: tuple[int, int]
+    ) -> int:
+        r, c, m = level(of_row), level(of_column), level(everything)
+        product = min(max(r + c - m - 20, 0), 63)
+        rest = [min(max((each - m >> 1) + 8, 0), 15) for each in (r, c)] + [product, total]
+
+        def head(node: int) -> int:
+            weights = [65536] + (2 * [20000] + 4 * [10000] if node == 0 else 6 * [10000])
+            return self.mixed(node, [*at, signs, product, total, within], 2**21 if node else 2**19, weights)
+
+        def tail(*node: Any) -> int:
+            return self.mixed(node, rest, 2**21, [65536] + 4 * [10000])
+
+        if not head(0):
+            return 0
+        negative = head(1) if self.signed else 0
+        octave = 0
+        while octave + 1 < self.depth and (head(2 + octave) if octave < 2 else tail("size", octave)):
+            octave += 1
+        n = 1
+        for digit in range(octave - 1, -1, -1):
+            known = octave - 1 - digit
+            bit = tail("digit", min(octave, 7), known, n) if known < 3 else self.plain(("plain", digit), 2**21)
+            n = 2 * n + bit
+        return -n if negative else n
+
+
+def towards(mean: int, number: int, seen: int) -> int:
+    return mean + ((number - mean) * round(65536 * 2 / (2 * seen + 3)) >> 16)
+
+
+def level(x: int) -> int:
+    k = max(x.bit_length() - 3, 0)
+    return 4 * k + (x >> k)
+
+
+def around(grid: list[list[int]], r: int, j: int, kernel: int, width: int, lag: int) -> tuple[int, int]:
+    def at(up: int, left: int) -> int:
+        row, column = r - up, j - left
+        return grid[row][column] if row >= 0 and 0 <= column < len(grid[0]) else 0
+
+    a, b, c, d, e, f = at(0, 1), at(0, 2), at(1, 0), at(2, 0), at(1, 1), at(1, -1)
+    g = h = i = 0
+    if kernel > 1:
+        g, h, i = at(0, kernel), at(0, width), at(0, width - 1)
+    elif lag:
+        g, h, i = at(0, lag), at(0, lag - 1), at(0, lag + 1)
+    t = [(n > 0) + 2 * (n < 0) for n in (a, c, g)]
+    flags = 16 * (b != 0) + 8 * (d != 0) + 4 * (abs(a) > 1) + 2 * (abs(c) > 1) + (h != 0)
+    total = 2 * abs(a) + abs(b) + 2 * abs(c) + abs(d) + abs(e) + abs(f) + 2 * abs(g) + abs(h) + abs(i)
+    return ((t[0] * 3 + t[1]) * 3 + t[2]) * 32 + flags, min(level(total), 31)
+
+
+@pytest.mark.parametrize("shape", [(40, 30), (12, 6, 3, 3), (9, 4, 5), (30, 56), (500,)])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_second_reader_reads_mixed_predictions(same: Same, shape: tuple[int, ...], bits: int) -> None:
+    rng = np.random.default_rng(bits)
+    top = 2 ** (bits - 1)
+    numbers = np.clip(np.rint(rng.laplace(size=shape) * top / 3), -top, top - 1).astype(int)
+    numbers[rng.random(shape[0]) < 0.2] = 0
+    numbers[(rng.random(shape) < 0.5) & (np.arange(shape[-1]) % 28 > 9)] = 0
+    symbols = np.where(numbers == 0, 0, numbers + top + (numbers < 0)).reshape(-1).astype(np.int32)
+    stream = Symbols(np.minimum(symbols, 2 * top - 1), 2 * top, zero=True)
+    contents = Contents({"w": Code("any", shape, {"index": stream}, {})}, data_digest="00ff")
+    data, ledger = artifact.to_bytes(contents, "mix")
+    assert ledger.rows[0].coders == {"index": "mix"}
+    same(read(data), contents)
 
 
 @pytest.mark.parametrize("coder", sorted(CODERS))

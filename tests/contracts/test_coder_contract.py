@@ -123,7 +123,8 @@ def test_an_impossible_row_is_rejected(name: str) -> None:
 def test_auto_and_families_take_the_smallest(kind: str, alphabet: int) -> None:
     symbols = Symbols(draw(kind, 2000, alphabet, 1), alphabet, zero=True)
     sizes = {name: len(plan.write().payload) for name in NAMES if (plan := CODERS[name].plan(symbols))}
-    assert len(encode(symbols).payload) == min(sizes.values())
+    assert len(encode(symbols, "best").payload) == min(sizes.values())
+    assert len(encode(symbols).payload) == min(size for name, size in sizes.items() if not CODERS[name].thorough)
     for family in {CODERS[name].family for name in NAMES}:
         members = [size for name, size in sizes.items() if CODERS[name].family == family]
         assert len(encode(symbols, family).payload) == min(members)
@@ -132,7 +133,7 @@ def test_auto_and_families_take_the_smallest(kind: str, alphabet: int) -> None:
 def test_numbers_name_coders_and_never_change() -> None:
     frozen = {
         "raw": 0, "huffman_direct": 1, "huffman_gaps": 2, "ans_direct": 3, "ans_gaps": 4, "range_direct": 5,
-        "range_gaps": 6,
+        "range_gaps": 6, "mix": 7,
     }  # fmt: skip
     assert {name: coder_id(name) for name in frozen} == frozen
     assert [coder_name(coder_id(name)) for name in NAMES] == NAMES

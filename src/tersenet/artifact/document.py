@@ -31,7 +31,7 @@ class Document:
 def to_bytes(contents: Contents, coder: str = "auto") -> tuple[bytes, Ledger]:
     """The whole file, and where each of its bytes went. Equal contents give equal bytes.
 
-    coder: auto, huffman, ans, range or raw, as in `coding.encode`.
+    coder: auto, best, mix, huffman, ans, range or raw, as in `coding.encode`.
     Raises ArtifactError if the format cannot hold `contents`.
     """
     check_aliases(contents.aliases, set(contents.tensors))

@@ -62,7 +62,7 @@ def ledger(entries: Sequence[Entry], total: int) -> Ledger:
 
 
 def _row(entry: Entry) -> LedgerRow:
-    accounts = [stream.account or _account_again(stream) for stream in entry.streams]
+    accounts = [stream.account or _account_again(stream, entry.shape) for stream in entry.streams]
     accounts += [_table_account(table) for table in entry.tables]
     return LedgerRow(
         name=entry.name,
@@ -82,9 +82,9 @@ def _row(entry: Entry) -> LedgerRow:
     )
 
 
-def _account_again(stream: Stream) -> Account:
+def _account_again(stream: Stream, shape: tuple[int, ...]) -> Account:
     """Of a stream that was read: code it again with its own coder, which gives the same bytes and tells their parts."""
-    symbols = decode_stream(stream)
+    symbols = decode_stream(stream, shape)
     found = account(encode(symbols, stream.coder), symbols)
     size = len(stream.payload)
     if found.values + found.positions + found.tables == size:

@@ -20,7 +20,7 @@ T = TypeVar("T")
 def write(path: str | Path, contents: Contents, coder: str = "auto") -> Ledger:
     """Write `contents` to `path` and return where each byte went.
 
-    coder: auto, huffman, ans, range or raw, as in `coding.encode`.
+    coder: auto, best, mix, huffman, ans, range or raw, as in `coding.encode`.
     Raises ArtifactError if the format cannot hold `contents` or the disk refuses; what stood at `path` then still does.
     """
     data, ledger = _named(path, lambda: to_bytes(contents, coder))

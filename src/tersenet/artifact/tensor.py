@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 
 from tersenet.artifact.entry import MAX_ALPHABET, Account, Entry, Stream
@@ -20,7 +23,7 @@ def encode_code(name: str, code: Code, coder: str) -> Entry:
             dtype=code.dtype,
             shape=tuple(int(axis) for axis in code.shape),
             options={option: int(value) for option, value in code.options.items()},
-            streams=tuple(_encode_stream(key, symbols, coder) for key, symbols in code.streams.items()),
+            streams=tuple(_encode_stream(key, _shaped(s, code.shape), coder) for key, s in code.streams.items()),
             tables=tuple(encode_table(key, np.asarray(table), coder) for key, table in code.tables.items()),
         )
     except ArtifactError as error:
@@ -33,7 +36,7 @@ def decode_entry(entry: Entry) -> Code:
         return Code(
             form=entry.form,
             shape=entry.shape,
-            streams={stream.name: decode_stream(stream) for stream in entry.streams},
+            streams={stream.name: decode_stream(stream, entry.shape) for stream in entry.streams},
             tables={table.name: decode_table(table) for table in entry.tables},
             options=dict(entry.options),
             dtype=entry.dtype,
@@ -42,16 +45,22 @@ def decode_entry(entry: Entry) -> Code:
         raise ArtifactError(f"tensor '{entry.name}': {error}") from None
 
 
-def decode_stream(stream: Stream) -> Symbols:
+def decode_stream(stream: Stream, shape: tuple[int, ...]) -> Symbols:
+    """`shape`: of the weight. It is the stream's, if this has as many symbols as the weight has entries."""
+    own = shape if math.prod(shape) == stream.length else ()
     try:
-        values = decode(stream.coder, bytes(stream.payload), stream.length, stream.alphabet)
-        return Symbols(values, stream.alphabet, stream.zero)
+        values = decode(stream.coder, bytes(stream.payload), stream.length, stream.alphabet, own)
+        return Symbols(values, stream.alphabet, stream.zero, own)
     except ValueError as error:
         raise ArtifactError(f"malformed: stream '{stream.name}' cannot be decoded: {error}") from None
 
 
 def account(encoded: Encoded, symbols: Symbols) -> Account:
     return Account(encoded.value_bytes, encoded.position_bytes, encoded.table_bytes, entropy_bytes(symbols))
+
+
+def _shaped(symbols: Symbols, shape: tuple[int, ...]) -> Symbols:
+    return replace(symbols, shape=tuple(shape)) if math.prod(shape) == len(symbols.values) else symbols
 
 
 def _encode_stream(name: str, symbols: Symbols, coder: str) -> Stream:

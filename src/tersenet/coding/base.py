@@ -54,14 +54,20 @@ class Coder(Protocol):
         """The name a recipe may give for the smallest among several variants."""
         ...
 
+    @property
+    def thorough(self) -> bool:
+        """Takes its time: used where it or `best` is asked for, not for `auto`."""
+        ...
+
     def plan(self, symbols: Symbols) -> Plan | None:
         """None if this coder does not fit these symbols."""
         ...
 
-    def decode(self, payload: bytes, length: int, alphabet: int) -> np.ndarray:
-        """int32 array [length], each in [0, alphabet). Raises CodingError for a payload that is not well-formed.
+    def decode(self, payload: bytes, length: int, alphabet: int, shape: tuple[int, ...] = ()) -> np.ndarray:
+        """int32 array [length], each in [0, alphabet); `shape` is that of the symbols.
 
-        Time and memory are bounded by `length`, `alphabet` and `len(payload)`, whatever the payload says.
+        Raises CodingError for a payload that is not well-formed. Time and memory are bounded by `length`, `alphabet`
+        and `len(payload)`, whatever the payload says.
         """
         ...
 

@@ -17,13 +17,14 @@ class Raw:
     name: str = "raw"
     id: int = 0
     family: str = "raw"
+    thorough: bool = False
 
     def plan(self, symbols: Symbols) -> Plan:
         width = width_of(symbols.alphabet)
         size = (len(symbols.values) * width + 7) // 8
         return Plan(size, lambda: Encoded(self.name, pack(symbols.values, width), 0, 0, size))
 
-    def decode(self, payload: bytes, length: int, alphabet: int) -> np.ndarray:
+    def decode(self, payload: bytes, length: int, alphabet: int, shape: tuple[int, ...] = ()) -> np.ndarray:
         width = width_of(alphabet)
         if len(payload) != (length * width + 7) // 8:
             raise CodingError(f"{length} symbols of {width} bits do not take {len(payload)} bytes")

@@ -10,10 +10,12 @@ from tersenet.core.errors import RecipeError
 from tersenet.core.registry import nearest
 
 AUTO = "auto"
+BEST = "best"
 
 
 def encode(symbols: Symbols, coder: str = AUTO) -> Encoded:
-    """The smallest payload among the coders that `coder` names: one of them, a family, or all (`auto`).
+    """The smallest payload among the coders that `coder` names: one of them, a family, all (`best`),
+    or all that are fast (`auto`).
 
     Equal sizes go to the lower id, so the choice is the same every time. Symbols that no coder of a family takes (more
     than a million distinct ones) are written raw; `Encoded.coder` says so. Raises RecipeError for an unknown name.
@@ -31,8 +33,8 @@ def encode(symbols: Symbols, coder: str = AUTO) -> Encoded:
     return best if best is not None else encode(symbols, "raw")
 
 
-def decode(coder: str, payload: bytes, length: int, alphabet: int) -> np.ndarray:
-    """int32 [length] in [0, alphabet): what `encode` was given.
+def decode(coder: str, payload: bytes, length: int, alphabet: int, shape: tuple[int, ...] = ()) -> np.ndarray:
+    """int32 [length] in [0, alphabet): what `encode` was given, `shape` included.
 
     Raises CodingError with the reason for a payload that is not well-formed, in time and memory bounded by `length`,
     `alphabet` and `len(payload)`. A payload altered so that it is still well-formed gives other symbols in range.
@@ -41,13 +43,14 @@ def decode(coder: str, payload: bytes, length: int, alphabet: int) -> np.ndarray
         raise CodingError(f"there is no row of {length} symbols from an alphabet of {alphabet}")
     if coder not in CODERS:
         raise CodingError(f"unknown coder '{coder}'")
-    return CODERS[coder].decode(payload, length, alphabet)
+    return CODERS[coder].decode(payload, length, alphabet, shape)
 
 
 def _named(name: str) -> list[Coder]:
     coders = sorted((CODERS[known] for known in CODERS), key=lambda coder: coder.id)
-    chosen = [coder for coder in coders if name in (AUTO, coder.family, coder.name)]
+    groups = [(coder, (BEST, coder.family, coder.name, *([] if coder.thorough else [AUTO]))) for coder in coders]
+    chosen = [coder for coder, names in groups if name in names]
     if not chosen:
-        known = {AUTO, *CODERS, *(coder.family for coder in coders)}
+        known = {AUTO, BEST, *CODERS, *(coder.family for coder in coders)}
         raise RecipeError(f"unknown coder '{name}'{nearest(name, known)}", ("code", "coder"))
     return chosen

@@ -93,6 +93,7 @@ class StaticCoder(Generic[M]):
     id: int
     layout: Layout
     code: EntropyCode[M]
+    thorough: bool = False
 
     @property
     def name(self) -> str:
@@ -115,7 +116,7 @@ class StaticCoder(Generic[M]):
         best = min(priced, key=_Priced.size)
         return Plan(best.least(), best.write)
 
-    def decode(self, payload: bytes, length: int, alphabet: int) -> np.ndarray:
+    def decode(self, payload: bytes, length: int, alphabet: int, shape: tuple[int, ...] = ()) -> np.ndarray:
         if length == 0:
             if payload:
                 raise CodingError("an empty row of symbols has a payload")

@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Symbols:
-    """Integers in [0, alphabet), one dimension, int32.
+    """Integers in [0, alphabet), one dimension, int32: an array of `shape` in row-major order, if that is known.
 
     `zero` says that symbol 0 stands for a weight of exactly zero, which a coder may use: it then stores where the
     other symbols are and what they are, in one stream or in two.
@@ -18,6 +18,7 @@ class Symbols:
     values: np.ndarray
     alphabet: int
     zero: bool = False
+    shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.values.ndim != 1 or self.values.dtype != np.int32:

@@ -63,8 +63,9 @@ class DataSpec(Config):
 class CodeSpec(Config):
     """How tensors become bytes."""
 
-    coder: Literal["auto", "huffman", "ans", "range", "raw"] = Field(
-        "auto", description="entropy coder for the symbols; auto takes the smallest for each tensor"
+    coder: Literal["auto", "best", "mix", "huffman", "ans", "range", "raw"] = Field(
+        "auto",
+        description="entropy coder for the symbols; auto takes the smallest for each tensor, best also tries slow ones",
     )
     small_tensors: Literal["float32", "float16"] = Field(
         "float16", description="precision of tensors that no stage touched (biases, norms)"
