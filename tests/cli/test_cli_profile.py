@@ -86,6 +86,17 @@ def test_a_file_beside_its_dense_network(folder: Path, capsys: pytest.CaptureFix
     assert quantized["totals"]["dense"]["energy"]["arithmetic"] == pytest.approx(DENSE * 4.6)
 
 
+def test_rounded_inputs_make_the_arithmetic_that_of_integers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE + "  - {method: quantize.activations, targets: [fc1]}\n")
+    assert main(["compress", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "out"), "--quiet"]) == 0
+    found = answer(capsys, str(tmp_path / "out/model.terse"))
+    for layer in found["layers"]:
+        each = 3.2 if layer["name"] == "fc1" else 4.6
+        assert layer["file"]["energy"]["arithmetic"] == pytest.approx(layer["file"]["nonzero"] * each)
+
+
 def test_a_file_that_holds_its_operators(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = answer(capsys, str(folder / "graph.terse"), "--input", "6", "--batch", "3")
     assert [(layer["name"], layer["file"]["macs"]) for layer in found["layers"]] == [("0", 72), ("", 0), ("2", 24)]

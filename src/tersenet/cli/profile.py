@@ -29,7 +29,10 @@ def command(
     sram: Annotated[int, typer.Option(metavar="BYTES", help="memory on chip, for the energy estimate")] = 0,
     integer: Annotated[
         bool,
-        typer.Option("--integer-activations", help="estimate whole-number weights of a file with integer arithmetic"),
+        typer.Option(
+            "--integer-activations",
+            help="integer arithmetic for whole-number weights of a file also where it rounds no inputs",
+        ),
     ] = False,
     html: Annotated[Path | None, typer.Option(help="a page to write, with the roofline")] = None,
     recipe: Annotated[Path | None, typer.Option(help="builds the model of a file that cannot say how")] = None,

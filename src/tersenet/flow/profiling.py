@@ -21,6 +21,7 @@ from tersenet.core.seeds import generator
 from tersenet.flow.load import restore, zoo_model
 from tersenet.flow.measuring import machine
 from tersenet.flow.prepare import example_inputs, prepare_model, register_methods
+from tersenet.forms.inputs import CHILD
 from tersenet.measure.profile import Network, beside, costs, profile
 from tersenet.measure.roofline import measure_roof
 from tersenet.measure.timing import layer_seconds
@@ -59,7 +60,8 @@ def profile_target(
     """Profile what `target` names: a .terse file, a recipe (.yaml), or a model of the zoo.
 
     shapes: of one example for each input, '3x224x224' or '128:int64'; by default the model's own, or that of its data.
-    batch: inputs in a pass. sram: bytes on chip, for the energy estimate. integer: take activations for quantized.
+    batch: inputs in a pass. sram: bytes on chip, for the energy estimate. integer: take activations for quantized; else
+        those are that the file rounds.
     recipe: builds the model of a file that cannot say how.
 
     Raises TersenetError where the target cannot be read or built, or cannot take such an input.
@@ -174,7 +176,7 @@ def _profile(
     dense_costs = costs(first, sram, seconds=first_seconds)
     file_costs = None
     if subject.stored is not None:
-        whole_numbers = subject.whole_numbers if integer else frozenset()
+        whole_numbers = subject.whole_numbers if integer else subject.whole_numbers & _rounded_inputs(subject.model)
         file_costs = costs(at_hand, sram, subject.stored, whole_numbers, seconds)
         dense_costs = {name: cost.model_copy(update={"nonzero": cost.macs}) for name, cost in dense_costs.items()}
     return Profile(
@@ -190,6 +192,11 @@ def _profile(
         layers=beside(first, dense_costs, at_hand if file_costs else None, file_costs),
         notes=tuple(_notes(at_hand)),
     )
+
+
+def _rounded_inputs(model: nn.Module) -> frozenset[str]:
+    """Weights of the layers whose input is rounded."""
+    return frozenset(f"{name}.weight" for name, module in model.named_modules() if hasattr(module, CHILD))
 
 
 def _seconds(model: nn.Module, network: Network, inputs: tuple[torch.Tensor, ...]) -> tuple[float, dict[str, float]]:
