@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +29,7 @@ class Contents:
     graph: the network's operators without its weights, for models that no specification names (`graph/program.py`).
     """
 
-    tensors: dict[str, Code]
+    tensors: Mapping[str, Code]
     aliases: dict[str, str] = field(default_factory=dict)
     model: dict[str, Any] | None = None
     recipe: dict[str, Any] = field(default_factory=dict)

@@ -34,10 +34,12 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Plan:
-    """An encoding that is chosen but not written yet: `write()` never gives fewer than `least` bytes."""
+    """An encoding that is chosen but not written yet: `write()` never gives fewer than `least` bytes, and about
+    `expected`, where that is known."""
 
     least: int
     write: Callable[[], Encoded]
+    expected: float = 0.0
 
 
 class Coder(Protocol):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tersenet.coding.bits import BitReader
-from tersenet.coding.histogram import histogram, zero_split
+from tersenet.coding.histogram import histogram_of, zero_split
 from tersenet.coding.static import Arrangement
 from tersenet.core.code import Symbols
 
@@ -18,7 +18,7 @@ class Direct:
     name: str = "direct"
 
     def arrangements(self, symbols: Symbols) -> Iterator[Arrangement]:
-        found = histogram(symbols.values, symbols.alphabet)
+        found = histogram_of(symbols)
 
         def split(bits: Sequence[float]) -> tuple[float, float]:
             return zero_split(found) if symbols.zero else (0.0, 1.0)

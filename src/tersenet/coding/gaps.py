@@ -31,9 +31,10 @@ class Gaps:
         """One for each number of bits that a distance may have."""
         if not symbols.zero:
             return
-        positions = np.flatnonzero(symbols.values)
-        if not 0 < len(positions) <= _MIN_SPARSITY * len(symbols.values):
+        used, counts = symbols.counted
+        if not 0 < int(counts[used != 0].sum()) <= _MIN_SPARSITY * len(symbols.values):
             return
+        positions = np.flatnonzero(symbols.values)
         skipped = np.diff(positions, prepend=-1) - 1  # zeros before each nonzero symbol
         skips = histogram(skipped.astype(np.int32), int(skipped.max()) + 1)
         kept = histogram(symbols.values[positions], symbols.alphabet)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tersenet.core.code import Symbols
+from tersenet.core.code import Symbols, counted
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,12 @@ class Histogram:
 
 def histogram(values: np.ndarray, alphabet: int) -> Histogram:
     """Counts in time O(len(values)), also where the alphabet is far larger than the array."""
-    if alphabet <= max(1 << 16, 4 * len(values)):
-        return from_counts(np.bincount(values, minlength=1), alphabet)
-    used, counts = np.unique(values, return_counts=True)
-    return Histogram(used.astype(np.int32), counts.astype(np.int64), alphabet)
+    return Histogram(*counted(values, alphabet), alphabet)
+
+
+def histogram_of(symbols: Symbols) -> Histogram:
+    """The same of symbols, which are counted once however often this is asked."""
+    return Histogram(*symbols.counted, symbols.alphabet)
 
 
 def from_counts(counts: np.ndarray, alphabet: int) -> Histogram:
@@ -45,7 +47,7 @@ def entropy_bits(counts: np.ndarray) -> float:
 
 def entropy_bytes(symbols: Symbols) -> float:
     """Zeroth-order empirical entropy in bytes, without any table."""
-    return entropy_bits(histogram(symbols.values, symbols.alphabet).counts) / 8
+    return entropy_bits(symbols.counted[1]) / 8
 
 
 def zero_split(found: Histogram) -> tuple[float, float]:

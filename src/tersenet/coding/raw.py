@@ -22,7 +22,7 @@ class Raw:
     def plan(self, symbols: Symbols) -> Plan:
         width = width_of(symbols.alphabet)
         size = (len(symbols.values) * width + 7) // 8
-        return Plan(size, lambda: Encoded(self.name, pack(symbols.values, width), 0, 0, size))
+        return Plan(size, lambda: Encoded(self.name, pack(symbols.values, width), 0, 0, size), size)
 
     def decode(self, payload: bytes, length: int, alphabet: int, shape: tuple[int, ...] = ()) -> np.ndarray:
         width = width_of(alphabet)

@@ -114,7 +114,7 @@ class StaticCoder(Generic[M]):
         if not priced:
             return None
         best = min(priced, key=_Priced.size)
-        return Plan(best.least(), best.write)
+        return Plan(best.least(), best.write, best.size())
 
     def decode(self, payload: bytes, length: int, alphabet: int, shape: tuple[int, ...] = ()) -> np.ndarray:
         if length == 0:

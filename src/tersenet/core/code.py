@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
+
+COUNTED_AT_ONCE = 2**20
+"""Counting takes eight bytes for each symbol that it looks at; so many at a time."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,23 @@ class Symbols:
             raise ValueError(f"symbols must be one row of int32, not {self.values.dtype} with {self.values.ndim} axes")
         if self.values.size and not 0 <= int(self.values.min()) <= int(self.values.max()) < self.alphabet:
             raise ValueError(f"symbols must lie in [0, {self.alphabet})")
+
+    @cached_property
+    def counted(self) -> tuple[np.ndarray, np.ndarray]:
+        """The symbols that occur, ascending (int32 [m]), and how often (int64 [m]): counted once, for all coders."""
+        return counted(self.values, self.alphabet)
+
+
+def counted(values: np.ndarray, alphabet: int) -> tuple[np.ndarray, np.ndarray]:
+    """What `Symbols.counted` is, in time O(len(values)), also where the alphabet is far larger than the array."""
+    if alphabet > max(1 << 16, 4 * len(values)):
+        used, counts = np.unique(values, return_counts=True)
+        return used.astype(np.int32), counts.astype(np.int64)
+    counts = np.zeros(int(values.max(initial=-1)) + 1, np.int64)
+    for first in range(0, len(values), COUNTED_AT_ONCE):
+        counts += np.bincount(values[first : first + COUNTED_AT_ONCE], minlength=len(counts))
+    used = np.flatnonzero(counts)
+    return used.astype(np.int32), counts[used]
 
 
 @dataclass(frozen=True)

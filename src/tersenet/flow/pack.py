@@ -18,7 +18,7 @@ from tersenet.core.recipe import CodeSpec, Recipe, local_name
 from tersenet.core.version import __version__
 from tersenet.data import Splits
 from tersenet.flow.origin import from_zoo
-from tersenet.forms import aliases, detach, encode_model, form_of, weights
+from tersenet.forms import ModelCodes, aliases, detach, form_of, weights
 from tersenet.graph.edits import noted
 from tersenet.graph.program import stored
 
@@ -40,7 +40,7 @@ def contents_of(
 
     plain = {key: value for key, value in recipe.portable().items() if key != "model"}
     return artifact.Contents(
-        tensors=encode_model(model, recipe.code.small_tensors),
+        tensors=ModelCodes(model, recipe.code.small_tensors),
         aliases=aliases(model),
         model=recipe.model.to_dict() if recipe.model else None,
         recipe=plain,

@@ -3,7 +3,7 @@
 from tersenet.core.discover import import_files
 from tersenet.forms.attach import attach, detach, form_of, latent_of, weight_of
 from tersenet.forms.binary import Binary
-from tersenet.forms.codes import aliases, encode_model, load_codes, plain_state
+from tersenet.forms.codes import ModelCodes, aliases, encode_model, load_codes, plain_state
 from tersenet.forms.dense import Dense
 from tersenet.forms.form import FORMS, Form, decode, register_form
 from tersenet.forms.hashed import Hashed
@@ -26,6 +26,7 @@ __all__ = [
     "Form",
     "Hashed",
     "Masked",
+    "ModelCodes",
     "Product",
     "Shared",
     "Target",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import torch
@@ -18,6 +18,24 @@ from tersenet.forms.slots import Slot, slots
 Precision = Literal["float32", "float16"]
 
 
+class ModelCodes(Mapping[str, Code]):
+    """Every tensor of `encode_model` by its name, each encoded when it is asked for, and not kept: a large model's
+    codes would take as much memory as the model."""
+
+    def __init__(self, model: nn.Module, small: Precision = "float16") -> None:
+        self.slots = {slot.name: slot for slot in _first(model).values()}
+        self.small = small
+
+    def __getitem__(self, name: str) -> Code:
+        return _encode(self.slots[name], getattr(torch, self.small))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.slots)
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+
 def encode_model(model: nn.Module, small: Precision = "float16") -> dict[str, Code]:
     """Every stored tensor once, under its plain name ('fc1.weight') and by its form.
 
@@ -27,7 +45,7 @@ def encode_model(model: nn.Module, small: Precision = "float16") -> dict[str, Co
 
     Raises ModelError, with the tensor's name, for NaN and for what cannot be stored.
     """
-    return {slot.name: _encode(slot, getattr(torch, small)) for slot in _first(model).values()}
+    return dict(ModelCodes(model, small))
 
 
 def plain_state(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -129,7 +129,7 @@ class Uniform(Form):
         """Stream 'index': 0 for n = 0, then the negative n, then the positive ones; the steps, and lows, as tables."""
         refuse_nan(latent)
         found, low = self.numbers(latent), along(self.low, latent.ndim, self.axis)
-        symbols = torch.where(found < 0, found - low + 1, torch.where(found > 0, found - low, 0))
+        symbols = (found - low).add_(found < 0).mul_(found != 0)
         streams = {"index": Symbols(symbols.reshape(-1).cpu().numpy().astype(np.int32), self.levels, zero=True)}
         axis = -1 if self.axis is None else self.axis
         tables = {**to_tables(self._steps(), self.precision), "low": self.low.cpu().numpy().astype(np.int32)}
@@ -147,10 +147,10 @@ class Uniform(Form):
         place = None if axis == -1 else axis
         low = along(_lows(code, size), len(code.shape), place)
         found = shaped(torch.from_numpy(symbols.values), code.shape)
-        numbers = torch.where(found == 0, 0, torch.where(found <= -low, found + low - 1, found + low))
+        numbers = (found + low).sub_((found <= -low).to(torch.int32)).mul_(found != 0)
         own = from_table(np.zeros(0, np.float32), code.dtype).dtype
         wide = torch.promote_types(step.dtype, own)
-        return (numbers.to(wide) * along(step.to(wide), len(code.shape), place)).to(own)
+        return numbers.to(wide).mul_(along(step.to(wide), len(code.shape), place)).to(own)
 
     @property
     def support(self) -> torch.Tensor | None:
