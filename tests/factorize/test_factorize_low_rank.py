@@ -317,7 +317,7 @@ def test_factors_are_pruned_and_quantized_like_any_layer(context: Any, tmp_path:
     model = net()
     stages = [
         {"method": "factorize.low_rank", "rank": 3},
-        {"method": "prune.magnitude", "targets": ["fc*"], "sparsity": 0.5},
+        {"method": "prune.magnitude", "targets": ["fc"], "sparsity": {"fc": 0.5}},  # by the name it had
         {"method": "quantize.uniform", "bits": 4},
         {"method": "quantize.activations"},
     ]
@@ -325,7 +325,8 @@ def test_factors_are_pruned_and_quantized_like_any_layer(context: Any, tmp_path:
     check_order(parsed, model)
     for stage in parsed:
         stage.apply(model, context)
-    for target in match(model, ["fc*"]):
+    assert [target.name for target in match(model, ["fc"])] == ["fc.0.weight", "fc.1.weight"]
+    for target in match(model, ["fc"]):
         assert int((weight_of(target) == 0).sum()) >= weight_of(target).numel() // 2
     save(model, tmp_path / "a.terse", small_tensors="float32")
     back = load(tmp_path / "a.terse", net(seed=2))

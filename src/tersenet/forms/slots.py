@@ -20,6 +20,7 @@ class Slot:
 
     holder: the tensor, or the list of parametrizations of a weight with a form. Two slots with the same holder are
         one shared (tied) tensor.
+    within: the layer in whose place a chain of layers stands, this one among them; '' elsewhere.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Slot:
     module: nn.Module
     attribute: str
     holder: torch.Tensor | ParametrizationList
+    within: str = ""
 
     @property
     def form(self) -> Form | None:
@@ -58,7 +60,8 @@ def type_of(module: nn.Module) -> type[nn.Module]:
     return cls.__bases__[0] if is_parametrized(module) else cls
 
 
-def _slots(module: nn.Module, layer: str) -> Iterator[Slot]:
+def _slots(module: nn.Module, layer: str, within: str = "") -> Iterator[Slot]:
+    within = layer if getattr(module, "stands_for_layer", False) else within
     if type_of(module).get_extra_state is not nn.Module.get_extra_state:
         raise ModelError(f"layer '{layer}' keeps extra state beside its tensors, which cannot be stored")
     own = formed(module)
@@ -67,11 +70,11 @@ def _slots(module: nn.Module, layer: str) -> Iterator[Slot]:
             continue
         if isinstance(holder, UninitializedTensorMixin):
             raise ModelError(f"'{_join(layer, attribute)}' has no shape yet; run the model on one batch first")
-        yield Slot(_join(layer, attribute), layer, module, attribute, holder)
+        yield Slot(_join(layer, attribute), layer, module, attribute, holder, within)
     for name, child in module._modules.items():
         if child is None or (name == "parametrizations" and is_parametrized(module)):
             continue
-        yield from _slots(child, _join(layer, name))
+        yield from _slots(child, _join(layer, name), within)
     yield from _foreign(module, layer, own)
 
 

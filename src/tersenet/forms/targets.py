@@ -141,9 +141,10 @@ def _is_foreign(target: Target) -> bool:
 
 
 def _words(slot: Slot) -> list[str]:
-    """What a pattern may fit."""
+    """What a pattern may fit; layers of a chain also answer to the name of the layer they stand for."""
     classes = [cls.__name__ for cls in type_of(slot.module).__mro__ if issubclass(cls, nn.Module)]
-    return [slot.name, slot.layer, *classes[: classes.index("Module")]]
+    former = [slot.within] if slot.within else []
+    return [slot.name, slot.layer, *former, *classes[: classes.index("Module")]]
 
 
 def _union(known: Sequence[Target], patterns: Sequence[str]) -> list[Target]:

@@ -76,7 +76,13 @@ def largest(kind: str, shape: Sequence[int]) -> Ranks:
     return (min(outputs, inputs * places),)
 
 
-def factored(module: nn.Module, kind: str, ranks: Ranks) -> nn.Sequential:
+class Factors(nn.Sequential):
+    """A chain that stands for one layer."""
+
+    stands_for_layer = True  # so that its weights answer to that layer's name, too
+
+
+def factored(module: nn.Module, kind: str, ranks: Ranks) -> Factors:
     """The factors of `module`, of its type and on its device, with values undefined but for the bias, which the last
     one takes over.
 
@@ -98,7 +104,7 @@ def factored(module: nn.Module, kind: str, ranks: Ranks) -> nn.Sequential:
     learned = bool(module.weight.requires_grad)
     for layer in layers:
         layer.weight.requires_grad_(learned)  # type: ignore[union-attr, operator]
-    return nn.Sequential(*layers).train(module.training)
+    return Factors(*layers).train(module.training)
 
 
 def spelt(ranks: Ranks) -> str:
