@@ -4,8 +4,8 @@
 
 --nncodec: a Python with `nncodec` 2.1.3 installed (its requirements differ from ours, so it needs its own environment).
 --terse: compressed models; their streams of weights with 1000 entries or more are coded as well.
-Speeds are those of the best of the repeats, in CPU time; what numba compiles at first use is told apart. The tensors are
-drawn from the distributions stated below, in sizes such that none outweighs the others.
+Speeds are those of the best of the repeats, in CPU time; what numba compiles at first use is told apart. The tensors
+are drawn from the distributions stated below, in sizes such that none outweighs the others.
 """
 
 from __future__ import annotations

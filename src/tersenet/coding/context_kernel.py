@@ -17,6 +17,7 @@ from numba import njit
 from tersenet.coding.mixing import RATE, begin, end, inlined, mixed_by_five, mixed_by_seven, narrow, plain_bit
 
 compiled = njit(cache=True, nogil=True, error_model="numpy")
+"""numba keeps what it compiled until this file changes, and does not look at `mixing`: touch this one with that."""
 
 MARGIN = 2  # rows of zeros above, and columns on either side
 NODES = 4  # bits with all contexts: n ≠ 0, sign, |n| ≥ 2, |n| ≥ 4
