@@ -58,13 +58,13 @@ def _plot(name: str, is_share: bool, spots: Sequence[Spot], *, joined: bool) -> 
     places = [(x.place(spot.file_bytes), y.place(spot.value)) for spot in spots]
     titles = [f"{spot.number} {spot.name}: {size(spot.file_bytes)}, {name} {spell(spot.value)}" for spot in spots]
     marks = tuple(Mark(*place, title) for place, title in zip(places, titles, strict=True))
-    labels = _labels([(*place, str(spot.number)) for place, spot in zip(places, spots, strict=True)])
+    labels = number_labels([(*place, str(spot.number)) for place, spot in zip(places, spots, strict=True)])
     line = Line(name, "first", path(places) if joined else "", marks, labels)
     x_title = "file size, logarithmic" if x.log else "file size"
     return Plot(f"{name.capitalize()} against file size", "; ".join(titles), x, y, x_title, name, (line,))
 
 
-def _labels(numbered: Sequence[tuple[float, float, str]]) -> tuple[Label, ...]:
+def number_labels(numbered: Sequence[tuple[float, float, str]]) -> tuple[Label, ...]:
     """A number above each point; points that lie closer than a label is wide and high share one."""
     labels: list[Label] = []
     for x, y, number in numbered:
