@@ -173,14 +173,18 @@ def _short(index: np.ndarray, centroids: int) -> np.ndarray:
 def add_entries(tables, index, start, end, sums):  # type: ignore[no-untyped-def]
     """sums[r] += Σ_g tables[g, index[g, r]] for the rows from start to end; four pieces at a time."""
     whole = len(index) // 4 * 4
+    own = sums[start:end]
     for g in range(0, whole, 4):
         a, b, c, d = tables[g], tables[g + 1], tables[g + 2], tables[g + 3]
-        for r in range(start, end):
-            first = a[np.uint64(index[g, r])] + b[np.uint64(index[g + 1, r])]
-            sums[r] += first + (c[np.uint64(index[g + 2, r])] + d[np.uint64(index[g + 3, r])])
+        i, j = index[g, start:end], index[g + 1, start:end]
+        k, l = index[g + 2, start:end], index[g + 3, start:end]  # noqa: E741
+        for r in range(len(own)):
+            first = a[np.uint64(i[r])] + b[np.uint64(j[r])]
+            own[r] += first + (c[np.uint64(k[r])] + d[np.uint64(l[r])])
     for g in range(whole, len(index)):
-        for r in range(start, end):
-            sums[r] += tables[g, np.uint64(index[g, r])]
+        i = index[g, start:end]
+        for r in range(len(own)):
+            own[r] += tables[g, np.uint64(i[r])]
 
 
 @jit
@@ -228,8 +232,10 @@ def make_table(x, place, book, tables, own):  # type: ignore[no-untyped-def]
 def fill_bins(x, index, start, end, bins):  # type: ignore[no-untyped-def]
     """bins[n, part, index[j, part]] += x[n, j] for the parts from start to end, where x is not zero."""
     for n in range(len(x)):
+        sums = bins[n, start:end]
         for j in range(len(index)):
             v = x[n, j]
             if v != 0:
-                for part in range(start, end):
-                    bins[n, part, np.uint64(index[j, part])] += v
+                own = index[j, start:end]
+                for part in range(len(own)):
+                    sums[part, np.uint64(own[part])] += v

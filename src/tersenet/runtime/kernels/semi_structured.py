@@ -21,8 +21,8 @@ from tersenet.runtime.kernels.inputs import as_rows, like
 from tersenet.runtime.kernels.jit import LANES, add_four, jit
 from tersenet.runtime.kernels.threads import cuts, parts, spread
 
-BLOCK = 128
-"""Rows whose sums, 16 inputs side by side, stay in the first cache."""
+BLOCK = 32
+"""Rows whose sums, of 64 inputs side by side, stay in the first cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,15 +135,18 @@ def pick(a, b, c, d, place):  # type: ignore[no-untyped-def]
 def add_rows(x, values, places, start, end, out):  # type: ignore[no-untyped-def]
     """out[n, r] += Σ values · x for the rows from start to end; x [batch, 8 · blocks]."""
     for n in range(len(x)):
-        sums = out[n]
+        sums = out[n, start:end]
         for q in range(len(values)):
             a, b, c, d = x[n, 8 * q], x[n, 8 * q + 1], x[n, 8 * q + 2], x[n, 8 * q + 3]
             e, f, g, h = x[n, 8 * q + 4], x[n, 8 * q + 5], x[n, 8 * q + 6], x[n, 8 * q + 7]
-            for r in range(start, end):
-                where = np.int32(places[q, r])
-                first = values[q, 0, r] * pick(a, b, c, d, where) + values[q, 1, r] * pick(a, b, c, d, where >> 2)
-                second = values[q, 2, r] * pick(e, f, g, h, where >> 4)
-                sums[r] += first + (second + values[q, 3, r] * pick(e, f, g, h, where >> 6))
+            own = places[q, start:end]
+            first, second = values[q, 0, start:end], values[q, 1, start:end]
+            third, fourth = values[q, 2, start:end], values[q, 3, start:end]
+            for r in range(len(sums)):
+                where = np.int32(own[r])
+                low = first[r] * pick(a, b, c, d, where) + second[r] * pick(a, b, c, d, where >> 2)
+                high = third[r] * pick(e, f, g, h, where >> 4) + fourth[r] * pick(e, f, g, h, where >> 6)
+                sums[r] += low + high
 
 
 @jit
@@ -151,14 +154,15 @@ def add_tiles(x, values, places, start, end, out):  # type: ignore[no-untyped-de
     """The same for 16 inputs side by side: x [tiles, 8 · blocks, 16], out [tiles, rows, 16]."""
     tiles, padded, lanes = x.shape
     rows, flat, sums = out.shape[1], x.reshape(-1), out.reshape(-1)
-    for tile in range(tiles):
-        for block in range(start, end, 128):
-            for q in range(len(values)):
-                here = (tile * padded + 8 * q) * lanes
-                there = here + 4 * lanes
-                for r in range(block, min(block + 128, end)):
-                    where = np.int64(places[q, r])
-                    first, second = here + (where & 3) * lanes, here + (where >> 2 & 3) * lanes
-                    third, fourth = there + (where >> 4 & 3) * lanes, there + (where >> 6) * lanes
-                    factors = (values[q, 0, r], values[q, 1, r], values[q, 2, r], values[q, 3, r])
-                    add_four(sums, (tile * rows + r) * lanes, flat, (first, second, third, fourth), factors)
+    for block in range(start, end, BLOCK):
+        for q in range(len(values)):
+            for r in range(block, min(block + BLOCK, end)):
+                where = np.int64(places[q, r])
+                first, second = 8 * q + (where & 3), 8 * q + (where >> 2 & 3)
+                third, fourth = 8 * q + 4 + (where >> 4 & 3), 8 * q + 4 + (where >> 6)
+                factors = (values[q, 0, r], values[q, 1, r], values[q, 2, r], values[q, 3, r])
+                for tile in range(tiles):
+                    here = tile * padded
+                    cells = (here + first, here + second, here + third, here + fourth)
+                    read = (cells[0] * lanes, cells[1] * lanes, cells[2] * lanes, cells[3] * lanes)
+                    add_four(sums, (tile * rows + r) * lanes, flat, read, factors)

@@ -16,7 +16,7 @@ from tersenet.core.code import Code
 from tersenet.core.errors import ModelError
 from tersenet.forms.form import stream, table
 from tersenet.runtime.kernels.inputs import as_rows, like, scaled
-from tersenet.runtime.kernels.jit import jit, ones
+from tersenet.runtime.kernels.jit import fetch, jit, ones
 from tersenet.runtime.kernels.threads import cuts, parts, spread
 
 ROWS = 64
@@ -130,10 +130,20 @@ def count(x, w, differ):  # type: ignore[no-untyped-def]
 
 
 @jit
+def ahead(words, block):  # type: ignore[no-untyped-def]
+    """Fetches the words of a block, if there is one, while those before it are still being counted."""
+    if block < len(words):
+        flat, size = words.reshape(-1), words.shape[1] * 64
+        for p in range(block * size, (block + 1) * size, 8):
+            fetch(flat, p)
+
+
+@jit
 def products(bits, words, start, end, out, columns):  # type: ignore[no-untyped-def]
     """out[n, row] = columns − 2 · differences, for the rows of the blocks from `start` to `end`."""
     differ = np.empty(64, np.uint64)
     for block in range(start, end):
+        ahead(words, block + 1)
         for n in range(len(bits)):
             count(bits[n], words[block], differ)
             for o in range(min(64, out.shape[1] - 64 * block)):
@@ -145,6 +155,7 @@ def fires(bits, words, start, end, out, limits):  # type: ignore[no-untyped-def]
     """Bit o of out[n, block] is 1 where row 64 · block + o differs in at most its limit of places."""
     differ = np.empty(64, np.uint64)
     for block in range(start, end):
+        ahead(words, block + 1)
         for n in range(len(bits)):
             count(bits[n], words[block], differ)
             word = np.uint64(0)
