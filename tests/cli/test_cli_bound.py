@@ -118,6 +118,13 @@ def test_on_the_training_data(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert out.count("Assumes") == 5  # each bound says so
 
 
+def test_labels_are_coded_by_likelihoods_only(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--data", "--examples", "8", "--set", "train.objective=squared_hinge"]
+    found = answer(capsys, str(folder / "out/model.terse"), *arguments)
+    assert found["description"] is None
+    assert found["certificate"]["train_error"] > 0 and found["rates"]["weighted"]
+
+
 def test_without_dense_weights_and_without_symbols(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = answer(capsys, str(folder / "plain.terse"))
     assert found["rates"] is None and "--dense" in found["notes"][0]

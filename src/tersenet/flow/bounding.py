@@ -111,6 +111,6 @@ def _certificate(measured: Measured | None, total: int, delta: float) -> Certifi
 
 
 def _description(measured: Measured | None, total: int) -> TwoPart | None:
-    if measured is None or not measured.classes or measured.error is None:
+    if measured is None or not measured.classes:
         return None
     return two_part(total, measured.loss, measured.examples, measured.classes)

@@ -31,12 +31,14 @@ Example = tuple[tuple[torch.Tensor, ...], torch.Tensor]
 class Measured:
     """The file's model on its training data: mean loss, share of wrong answers (None: no classes).
 
+    likelihood: the loss is −ln p(class), so that labels can be drawn from the model, and coded by it.
     fresh: builds the network anew with weights of no meaning; None where the file's own operators are all there is.
     aliases: further names of shared tensors.
     """
 
     splits: Splits
     objective: Objective
+    likelihood: bool
     loss: float
     error: float | None
     examples: int
@@ -45,7 +47,9 @@ class Measured:
 
     @property
     def classes(self) -> int | None:
-        return self.splits.classes
+        """Of the labels, where each example has one and the model says how likely it is."""
+        target = self.splits.train.example().target
+        return self.splits.classes if self.likelihood and target is not None and target.ndim == 1 else None
 
 
 def measure(path: Path, contents: artifact.Contents, recipe_path: Path | None, overrides: tuple[str, ...]) -> Measured:
@@ -63,10 +67,18 @@ def measure(path: Path, contents: artifact.Contents, recipe_path: Path | None, o
         model = restore(contents, path)
     splits = data_of(path, recipe, contents)
     check_fits(model, splits)
-    objective = objective_for(loss_of(recipe))
+    training = loss_of(recipe)
+    objective = objective_for(training)
     scores = evaluate(model, splits.train, objective, output_of)
     return Measured(
-        splits, objective, scores["loss"], scores.get("error"), int(scores["examples"]), fresh, contents.aliases
+        splits=splits,
+        objective=objective,
+        likelihood=training.objective == "cross_entropy" and "error" in scores,
+        loss=scores["loss"],
+        error=scores.get("error"),
+        examples=int(scores["examples"]),
+        fresh=fresh,
+        aliases=contents.aliases,
     )
 
 
@@ -97,7 +109,7 @@ def fisher_weights(
 
     def loss(model: nn.Module, example: Example) -> torch.Tensor:
         output = output_of(model(*example[0]))
-        if measured.error is None:
+        if not measured.likelihood:
             return measured.objective(output, example[1])
         shares = output.detach().float().softmax(1).movedim(1, -1)
         drawn = torch.multinomial(shares.reshape(-1, shares.shape[-1]), 1, generator=draws)
