@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 import tersenet
-from tersenet.core.stage import parse_stage
+from tersenet.core.stage import Stage, parse_stage
 from tersenet.flow.prepare import register_methods
 
 WIDTH = 4096
@@ -29,7 +29,7 @@ WIDTH = 4096
 class Nothing:
     """A run context for stages that need no data."""
 
-    seed = 0
+    seed, dry = 0, False
 
     def note(self, sentence: str) -> None:
         print(f"note: {sentence}")
@@ -86,22 +86,27 @@ def main() -> None:
     options = parser.parse_args()
     register_methods()
     stage = parse_stage({"method": "quantize.uniform", "bits": options.bits, "range": options.range})
-    small = model(WIDTH**2)
-    stage.apply(small, Nothing())  # type: ignore[arg-type]
-    ground = resident()
-    net = model(int(options.millions * 1e6))
-    size = 4 * sum(parameter.numel() for parameter in net.parameters())
-    print(f"{size / 4e6:.1f} million parameters, {size / 1e6:.0f} MB, {torch.get_num_threads()} threads")
+    stage.apply(model(WIDTH**2), Nothing())  # type: ignore[arg-type]
+    ground, count = resident(), int(options.millions * 1e6)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.terse"
-        spent = part("quantize", lambda: stage.apply(net, Nothing()), ground, size)  # type: ignore[arg-type]
-        spent += part("code and write", lambda: tersenet.save(net, path), ground, size)
-        print(
-            f"{'together':28} {spent:7.2f} s   {path.stat().st_size / 1e6:.1f} MB, {size / path.stat().st_size:.2f} ×"
-        )
-        fresh = model(int(options.millions * 1e6))
-        del net
-        part("read back", lambda: tersenet.load(path, model=fresh), ground, size)
+        write(stage, count, path, ground)
+        read(count, path, ground)
+
+
+def write(stage: Stage, count: int, path: Path, ground: int) -> None:
+    net = model(count)
+    size = 4 * sum(parameter.numel() for parameter in net.parameters())
+    print(f"{size / 4e6:.1f} million parameters, {size / 1e6:.0f} MB, {torch.get_num_threads()} threads")
+    spent = part("quantize", lambda: stage.apply(net, Nothing()), ground, size)  # type: ignore[arg-type]
+    spent += part("code and write", lambda: tersenet.save(net, path), ground, size)
+    print(f"{'together':28} {spent:7.2f} s   {path.stat().st_size / 1e6:.1f} MB, {size / path.stat().st_size:.2f} ×")
+
+
+def read(count: int, path: Path, ground: int) -> None:
+    fresh = model(count)
+    size = 4 * sum(parameter.numel() for parameter in fresh.parameters())
+    part("read back", lambda: tersenet.load(path, model=fresh), ground, size)
 
 
 if __name__ == "__main__":
