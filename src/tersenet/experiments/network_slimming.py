@@ -43,14 +43,14 @@ TABLES.register("network_slimming")(
             Row(
                 "keep_50_random",
                 "network_slimming/vgg11.yaml",
-                "The same number of channels, at random.",
+                "As many channels at random, of the same net, in which L1 has left few γ of weight.",
                 overrides=("stages.1.ratio=0.5", "stages.1.criterion=random"),
                 seeds=(0,),
             ),
             Row(
                 "keep_35_random",
                 "network_slimming/vgg11.yaml",
-                "The same number of channels, at random.",
+                "As many channels at random, of the same net, in which L1 has left few γ of weight.",
                 overrides=("stages.1.ratio=0.65", "stages.1.criterion=random"),
                 seeds=(0,),
             ),
