@@ -25,7 +25,9 @@ from tersenet.core.code import Code, Symbols
 Same = Callable[[Contents, Contents], None]
 
 PAGE = Path(__file__).parents[2] / "docs" / "FORMAT.md"
-NAMES = ["raw", "huffman_direct", "huffman_gaps", "ans_direct", "ans_gaps", "range_direct", "range_gaps", "mix"]
+NAMES = [
+    *("raw", "huffman_direct", "huffman_gaps", "ans_direct", "ans_gaps", "range_direct", "range_gaps", "mix", "lanes"),
+]
 WEIGHTS = [1073741824, 984625594, 902905651, 827968132, 759250125, 696235434, 638450708, 585461881]
 Row = tuple[int, list[int], Any]
 
@@ -159,6 +161,8 @@ def decode(coder: str, payload: bytes, length: int, alphabet: int, shape: tuple[
         return []
     if coder == "mix":
         return mix(payload, bits, length, alphabet, shape)
+    if coder == "lanes":
+        return lanes(payload, length)
     family, way = coder.split("_")
     shapes = [(length, alphabet)]
     if way == "gaps":
@@ -260,6 +264,33 @@ def range_coder(data: bytes, rows: list[Row]) -> Iterator[list[int]]:
                     low, width, point = (low << 32) % 2**64, width << 32, (point << 32) % 2**64 + next(queue)
             found.append(used[place])
         yield found
+
+
+def lanes(payload: bytes, length: int) -> list[int]:
+    chunks = -(-length // 2**18)
+    sizes, at, found = struct.unpack_from(f"<{chunks}I", payload), 4 * chunks, []
+    for size in sizes:
+        found += lanes_chunk(payload[at : at + size], min(2**18, length - len(found)))
+        at += size
+    assert at == len(payload)
+    return found
+
+
+def lanes_chunk(data: bytes, count: int) -> list[int]:
+    m = data[0] + 1
+    used, frequencies = data[1 : 1 + m], [f + 1 for f in struct.unpack_from(f"<{m}H", data, 1 + m)]
+    assert sum(frequencies) == 2**12 and list(used) == sorted(set(used))
+    states = list(struct.unpack_from("<8I", data, 1 + 3 * m))
+    words = struct.unpack(f"<{(len(data) - 33 - 3 * m) // 2}H", data[33 + 3 * m :])
+    found, queue = [], iter(words)
+    for i in range(count):
+        x = states[i % 8]
+        place, c, f = slot(frequencies, x % 2**12)
+        x = (x >> 12) * f + x % 2**12 - c
+        states[i % 8] = x << 16 | next(queue) if x < 2**16 else x
+        found.append(used[place])
+    assert states == [2**16] * 8 and next(queue, None) is None
+    return found
 
 
 def mix(payload: bytes, bits: Bits, length: int, alphabet: int, shape: tuple[int, ...]) -> list[int]:

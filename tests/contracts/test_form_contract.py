@@ -29,6 +29,7 @@ from tersenet.forms import (
     match,
     weight_of,
 )
+from tersenet.forms.rotated import Rotated
 
 
 def _masked(weight: torch.Tensor, support: torch.Tensor | None) -> Form:
@@ -103,6 +104,7 @@ SAMPLES = {
     "product": [_product],
     "uniform": [_uniform, _learned_uniform],
     "hashed": [_hashed],
+    "rotated": [lambda w, s: Rotated()],
 }
 MAKERS = [maker for name in FORMS for maker in SAMPLES[name]]
 PAIRS = [

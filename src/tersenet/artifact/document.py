@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tersenet.artifact.contents import Contents, check_aliases
@@ -34,21 +34,30 @@ def to_bytes(contents: Contents, coder: str = "auto") -> tuple[bytes, Ledger]:
     coder: auto, best, mix, huffman, ans, range or raw, as in `coding.encode`.
     Raises ArtifactError if the format cannot hold `contents`.
     """
-    check_aliases(contents.aliases, set(contents.tensors))
+    entries = [encode_code(name, code, coder) for name, code in contents.tensors.items()]
+    head, entries = front(contents, entries)
+    data = seal(b"".join([head, *(bytes(payload) for entry in entries for payload in entry.payloads)]))
+    check_volume(sum(map(unfolded_bytes, entries)), len(data), None)
+    return data, ledger(entries, len(data))
+
+
+def front(contents: Contents, entries: Sequence[Entry]) -> tuple[bytes, list[Entry]]:
+    """All of a file's body before the payloads, and the entries with what they take of it.
+
+    contents: where the model came from; its tensors are given as `entries`, whose payloads are not looked at but for
+    their lengths. Raises ArtifactError if the format cannot hold them.
+    """
+    check_aliases(contents.aliases, {entry.name for entry in entries})
     layouts: dict[bytes, tuple[int, Layout]] = {}
-    entries, records = [], []
-    for name, code in contents.tensors.items():
-        entry = encode_code(name, code, coder)
+    counted, records = [], []
+    for entry in entries:
         layout = layout_of(entry)
         number, _ = layouts.setdefault(repr(layout).encode(), (len(layouts), layout))
         records.append(write_record(entry, layout, number))
-        entries.append(replace(entry, index_bytes=len(records[-1])))
-    text = pack_text(_text(contents, [layout for _, layout in layouts.values()]))
-    payloads = [bytes(payload) for entry in entries for payload in entry.payloads]
+        counted.append(replace(entry, index_bytes=len(records[-1])))
+    text = pack_text(_text(contents, [entry.name for entry in entries], [layout for _, layout in layouts.values()]))
     head = varint(len(text)) + text + _pack_digest(contents.data_digest) + varint(contents.seed)
-    data = seal(b"".join([head, *records, *payloads]))
-    check_volume(sum(map(unfolded_bytes, entries)), len(data), None)
-    return data, ledger(entries, len(data))
+    return b"".join([head, *records]), counted
 
 
 def read_bytes(data: bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Contents:
@@ -78,7 +87,7 @@ def ledger_of(data: bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Ledger:
     return ledger(parse(data, max_bytes).entries, len(data))
 
 
-def parse(data: bytes, max_bytes: int) -> Document:
+def parse(data: bytes | memoryview, max_bytes: int | None) -> Document:
     """Take a file apart without decoding streams. Raises ArtifactError as `read_bytes` does."""
     cursor = unseal(data)
     text = unpack_text(cursor.take(cursor.varint("the length of the text part"), "the text part"))
@@ -99,10 +108,10 @@ def _cut(cursor: Cursor, lengths: list[int], name: str) -> Iterator[memoryview]:
     return (cursor.take(length, f"the data of '{name}'") for length in lengths)
 
 
-def _text(contents: Contents, layouts: list[Layout]) -> Text:
+def _text(contents: Contents, names: list[str], layouts: list[Layout]) -> Text:
     return Text(
         layouts=layouts,
-        names=list(contents.tensors),
+        names=names,
         aliases=contents.aliases,
         model=contents.model,
         recipe=contents.recipe,

@@ -16,14 +16,19 @@ DIGEST_BYTES = 8
 
 def seal(body: bytes) -> bytes:
     """The complete file around `body`."""
-    data = MAGIC + varint(VERSION) + varint(len(body) + DIGEST_BYTES) + body
+    data = preamble(len(body)) + body
     return data + _digest(data)
 
 
-def unseal(data: bytes) -> Cursor:
+def preamble(body: int) -> bytes:
+    """What stands before a body of so many bytes."""
+    return MAGIC + varint(VERSION) + varint(body + DIGEST_BYTES)
+
+
+def unseal(data: bytes | memoryview) -> Cursor:
     """A cursor over the body. Raises ArtifactError unless every byte of `data` is as `seal` wrote it."""
     if data[: len(MAGIC)] != MAGIC:
-        if data and MAGIC.startswith(data):
+        if len(data) and MAGIC.startswith(bytes(data[: len(MAGIC)])):
             raise ArtifactError("truncated: it ends within its first bytes")
         raise ArtifactError(f"not a .terse file; it {_beginning(data)}")
     cursor = Cursor(memoryview(data), len(MAGIC), len(data))
@@ -43,9 +48,9 @@ def unseal(data: bytes) -> Cursor:
     return Cursor(cursor.data, cursor.position, len(data) - DIGEST_BYTES)
 
 
-def _digest(data: bytes) -> bytes:
+def _digest(data: bytes | memoryview) -> bytes:
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 
-def _beginning(data: bytes) -> str:
-    return f"begins with the bytes {data[: len(MAGIC)].hex(' ')}" if data else "is empty"
+def _beginning(data: bytes | memoryview) -> str:
+    return f"begins with the bytes {data[: len(MAGIC)].hex(' ')}" if len(data) else "is empty"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from tersenet.artifact.entry import Account, Entry, Plane, Stream, Table
 from tersenet.artifact.tables import BYTE, decode_plane
 from tersenet.artifact.tensor import account, decode_stream
@@ -105,5 +107,5 @@ def _frequency_bytes(plane: Plane, table: Table) -> int:
         return 0
     if plane.frequency_bytes is not None:
         return plane.frequency_bytes
-    encoded = encode(Symbols(decode_plane(plane, table), BYTE), plane.coder)
+    encoded = encode(Symbols(decode_plane(plane, table).astype(np.int32), BYTE), plane.coder)
     return encoded.table_bytes if len(encoded.payload) == len(plane.payload) else 0

@@ -12,7 +12,8 @@ import numpy as np
 
 from tersenet.artifact.entry import DTYPES, Plane, Table
 from tersenet.artifact.varint import varint
-from tersenet.coding import decode, encode, entropy_bytes
+from tersenet.coding import decode, encode, entropy_bytes, lanes
+from tersenet.coding.lanes import Map
 from tersenet.core.code import Symbols
 from tersenet.core.errors import ArtifactError
 
@@ -36,14 +37,17 @@ def encode_table(name: str, array: np.ndarray, coder: str) -> Table:
     return Table(name, dtype, array.shape, False, (Plane("", raw),))
 
 
-def decode_table(table: Table) -> np.ndarray:
-    """The array, native byte order. Raises ArtifactError if its coded bytes are malformed."""
+def decode_table(table: Table, each: Map = map) -> np.ndarray:
+    """The array, native byte order. `each`: `map`, or that of a pool of threads.
+
+    Raises ArtifactError if its coded bytes are malformed.
+    """
     dtype = DTYPES[table.dtype]
     count = math.prod(table.shape)
     if table.packed:
         split = np.empty((count, dtype.itemsize), np.uint8)
         for place, plane in enumerate(table.planes):
-            split[:, place] = decode_plane(plane, table)
+            split[:, place] = decode_plane(plane, table, each)
         flat = split.reshape(-1).view(dtype)
     else:
         flat = np.frombuffer(table.planes[0].payload, dtype)
@@ -62,11 +66,13 @@ def _encode_plane(plane: np.ndarray, coder: str) -> Plane:
     return Plane("", plane.tobytes())
 
 
-def decode_plane(plane: Plane, table: Table) -> np.ndarray:
+def decode_plane(plane: Plane, table: Table, each: Map = map) -> np.ndarray:
     """One byte of every number of `table`, as integers. Raises ArtifactError if the plane is malformed."""
     if not plane.coder:
         return np.frombuffer(plane.payload, np.uint8)
     try:
+        if plane.coder == lanes.NAME:  # without a detour over wider integers
+            return lanes.decode_bytes(plane.payload, math.prod(table.shape), each=each)
         return Symbols(decode(plane.coder, bytes(plane.payload), math.prod(table.shape), BYTE), BYTE).values
     except ValueError as error:
         raise ArtifactError(f"malformed: table '{table.name}' cannot be decoded: {error}") from None

@@ -10,6 +10,7 @@ import numpy as np
 from tersenet.artifact.entry import MAX_ALPHABET, Account, Entry, Stream
 from tersenet.artifact.tables import decode_table, encode_table
 from tersenet.coding import Encoded, decode, encode, entropy_bytes
+from tersenet.coding.lanes import Map
 from tersenet.core.code import Code, Symbols
 from tersenet.core.errors import ArtifactError
 
@@ -30,14 +31,17 @@ def encode_code(name: str, code: Code, coder: str) -> Entry:
         raise ArtifactError(f"tensor '{name}' cannot be stored: {error}") from None
 
 
-def decode_entry(entry: Entry) -> Code:
-    """Raises ArtifactError, naming the tensor, if its coded bytes are malformed."""
+def decode_entry(entry: Entry, each: Map = map) -> Code:
+    """The tensor's code. `each`: `map`, or that of a pool of threads.
+
+    Raises ArtifactError, naming the tensor, if its coded bytes are malformed.
+    """
     try:
         return Code(
             form=entry.form,
             shape=entry.shape,
             streams={stream.name: decode_stream(stream, entry.shape) for stream in entry.streams},
-            tables={table.name: decode_table(table) for table in entry.tables},
+            tables={table.name: decode_table(table, each) for table in entry.tables},
             options=dict(entry.options),
             dtype=entry.dtype,
         )

@@ -13,7 +13,20 @@ from typing import Any
 
 import typer
 
-from tersenet.cli import bound, compress, evaluate, inspect, methods, plan, profile, report, reproduce, sensitivity
+from tersenet.cli import (
+    bound,
+    compress,
+    evaluate,
+    inspect,
+    methods,
+    pack,
+    plan,
+    profile,
+    report,
+    reproduce,
+    sensitivity,
+    unpack,
+)
 from tersenet.core.errors import TersenetError
 
 app = typer.Typer(
@@ -47,7 +60,7 @@ def stoppable(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for room in (compress, plan, sensitivity, inspect, bound, profile, evaluate, methods, report, reproduce):
+for room in (compress, plan, sensitivity, inspect, bound, profile, evaluate, methods, report, reproduce, pack, unpack):
     app.command(room.NAME)(stoppable(room.command))
 
 USERS_OWN = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}

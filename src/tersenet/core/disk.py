@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 from tersenet.core.errors import TersenetError
 
 
-def replace_file(path: Path, data: bytes, kind: type[TersenetError] = TersenetError) -> None:
-    """Put `data` at `path`: beside it first, synced, then renamed over it. Raises `kind` if that fails; what stood at
-    `path` then still does."""
+def replace_file(
+    path: Path, data: bytes | Iterable[bytes | memoryview], kind: type[TersenetError] = TersenetError
+) -> None:
+    """Put `data`, whole or in parts, at `path`: beside it first, synced, then renamed over it. Raises `kind` if that
+    fails; what stood at `path` then still does."""
     try:
         target = Path(os.path.realpath(path))  # of a link, what it points to
         if target.is_dir():
@@ -28,9 +31,9 @@ def replace_file(path: Path, data: bytes, kind: type[TersenetError] = TersenetEr
         raise kind(f"{path}: cannot be written: {why(error)}") from None
 
 
-def _write_synced(path: Path, data: bytes) -> None:
+def _write_synced(path: Path, data: bytes | Iterable[bytes | memoryview]) -> None:
     with path.open("xb") as file:
-        file.write(data)
+        file.writelines([data] if isinstance(data, bytes) else data)
         file.flush()
         os.fsync(file.fileno())
 

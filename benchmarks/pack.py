@@ -1,0 +1,184 @@
+"""Pack and unpack a large state dict: speed, size, peak memory, beside zstandard and, if installed, ZipNN.
+
+    python benchmarks/pack.py [--millions 100] [--dtype bfloat16] [--threads 1] [--modes lossless bits rmse] [--others]
+
+The state dict has the matrices of a language model of that size, with the statistics of trained ones: a deviation for
+each row, log-normal, tails heavier than a Gaussian's (Student's t, 12 degrees of freedom), norms near 1. Each tensor
+is drawn when it is written. Speed is in bytes of the input, and in weights, per second of the wall clock and of the
+processor (all threads together): where other programs share the cores, the second is that of a free core. Peak memory
+is what is not mapped from files, above what stood before, as a multiple of the largest tensor. Others compress the
+first matrices in memory, one thread, up to --sample megabytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import zstandard
+from safetensors import safe_open
+
+from tersenet.flow.packing import pack, unpack
+from tersenet.flow.state_dicts import write_safetensors
+from tersenet.flow.tensor_coding import Precision
+
+T = TypeVar("T")
+MODES = {"lossless": Precision(), "bits": Precision(bits=4), "rmse": Precision(rmse=0.05)}
+
+
+def shapes(parameters: int) -> dict[str, tuple[int, ...]]:
+    """Blocks of a decoder of width 2048 or, above half a billion parameters, 4096, as many as it takes."""
+    width = 4096 if parameters > 5e8 else 2048
+    block = {
+        "attn.qkv.weight": (3 * width, width), "attn.out.weight": (width, width), "mlp.up.weight": (4 * width, width),
+        "mlp.down.weight": (width, 4 * width), "norm1.weight": (width,), "norm2.weight": (width,),
+    }  # fmt: skip
+    count = max(round(parameters / (12 * width**2)), 1)
+    return {f"blocks.{n}.{name}": shape for n in range(count) for name, shape in block.items()}
+
+
+def tensors(made: dict[str, tuple[int, ...]], dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    for name, shape in made.items():
+        values = torch.randn(shape, generator=generator)
+        if len(shape) == 1:
+            yield name, (1 + 0.1 * values).to(dtype)
+            continue
+        pool = torch.randn(12, 1 << 16, generator=generator).square_().mean(0).rsqrt_()
+        values.view(-1, 1 << 16).mul_(pool)  # the scales of Student's t, the same for every 65536 entries
+        spread = torch.exp(0.3 * torch.randn(shape[0], 1, generator=generator)) * 0.7 / shape[1] ** 0.5
+        yield name, values.mul_(spread).to(dtype)
+
+
+def anonymous() -> int:
+    """Resident bytes that are not mapped from files."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("RssAnon")).split()[1])
+
+
+class Watch:
+    """Seconds of wall clock and processor, and the most memory above what there was, sampled every 2 ms."""
+
+    def __enter__(self) -> Watch:
+        self.ground = self.most = anonymous()
+        self.running = True
+        self.thread = threading.Thread(target=self._sample)
+        self.thread.start()
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
+        return self
+
+    def _sample(self) -> None:
+        while self.running:
+            self.most = max(self.most, anonymous())
+            time.sleep(0.002)
+
+    def __exit__(self, *error: object) -> None:
+        self.wall, self.cpu = time.perf_counter() - self.wall, time.process_time() - self.cpu
+        self.running = False
+        self.thread.join()
+
+
+def shown(name: str, watch: Watch, size: int, weights: int, note: str, largest: int | None = None) -> None:
+    peak = f"   peak {(watch.most - watch.ground) / largest:4.1f} × largest" if largest else ""
+    print(
+        f"{name:20} {size / 1e6 / watch.wall:7.0f} MB/s  {weights / 1e6 / watch.wall:6.0f} Mweights/s   "
+        f"per core {size / 1e6 / watch.cpu:5.0f} MB/s  {weights / 1e6 / watch.cpu:5.0f} Mweights/s   {note}{peak}",
+        flush=True,
+    )
+
+
+def equal(one: Path, other: Path) -> str:
+    """In all bits, or by how much they differ."""
+    with safe_open(one, "pt") as a, safe_open(other, "pt") as b:
+        assert set(a.keys()) == set(b.keys())
+        gap = norm = 0.0
+        for name in a.keys():  # noqa: SIM118  (not a dict)
+            x, y = a.get_tensor(name), b.get_tensor(name)
+            assert x.shape == y.shape and x.dtype == y.dtype
+            if not torch.equal(x.reshape(-1).view(torch.uint8), y.reshape(-1).view(torch.uint8)):
+                gap += float((x.float() - y.float()).square().sum())
+            norm += float(x.float().square().sum())
+    return "bit for bit" if gap == 0 else f"relative error {(gap / norm) ** 0.5:.4f}"
+
+
+def ours(mode: str, source: Path, folder: Path, threads: int, largest: int, weights: int) -> None:
+    file, back = folder / "a.terse", folder / "back.safetensors"
+    size = source.stat().st_size
+    with Watch() as watch:
+        found = pack(source, file, MODES[mode], threads=threads)
+    each = 8 * found.bytes / weights
+    shown(f"pack {mode}", watch, size, weights, f"{100 * found.saved:.2f} % saved, {each:.3f} bits a weight", largest)
+    with Watch() as watch:
+        unpack(file, back, threads=threads)
+    shown(f"unpack {mode}", watch, size, weights, equal(source, back), largest)
+
+
+def others(source: Path, sample: int, dtype: torch.dtype) -> None:
+    with safe_open(source, "pt") as file:
+        names = [name for name in file.offset_keys() if name.endswith("weight") and "norm" not in name]
+        flat = torch.cat([file.get_tensor(name).reshape(-1) for name in names[:2]])[: sample // dtype.itemsize]
+    data = flat.view(torch.uint8).numpy().tobytes()
+    for level in (3, 19):
+        compress = zstandard.ZstdCompressor(level=level).compress
+        part = data if level == 3 else data[: len(data) // 8]  # slow
+        row(f"zstd -{level}", part, len(flat) * len(part) // len(data), compress, zstandard.decompress)
+    try:
+        from zipnn import ZipNN
+    except ImportError:
+        print("ZipNN is not installed (pip install zipnn)")
+        return
+    name = str(dtype).removeprefix("torch.")
+    zipnn = ZipNN(bytearray_dtype=name, input_format="byte", threads=1)
+    row("ZipNN", data, len(flat), lambda part: bytes(zipnn.compress(bytearray(part))), zipnn.decompress)
+
+
+def row(
+    name: str, data: bytes, weights: int, compress: Callable[[bytes], bytes], decompress: Callable[[bytes], T]
+) -> None:
+    with Watch() as watch:
+        packed = compress(data)
+    shown(name, watch, len(data), weights, f"{100 * (1 - len(packed) / len(data)):.2f} % saved")
+    with Watch() as watch:
+        back = decompress(packed)
+    assert bytes(back) == data  # type: ignore[call-overload]
+    shown(f"{name} back", watch, len(data), weights, "bit for bit")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--millions", type=float, default=100)
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--modes", nargs="*", default=list(MODES), choices=list(MODES))
+    parser.add_argument("--others", action="store_true", help="zstandard and ZipNN, too")
+    parser.add_argument("--sample", type=int, default=64, help="megabytes that the others get")
+    parser.add_argument("--folder", help="where the files go; default: a temporary folder")
+    options = parser.parse_args()
+    dtype: torch.dtype = getattr(torch, options.dtype)
+    made = shapes(int(options.millions * 1e6))
+    counts = {name: torch.Size(shape).numel() for name, shape in made.items()}
+    with tempfile.TemporaryDirectory(dir=options.folder) as place:
+        folder = Path(place)
+        source = folder / "in.safetensors"
+        layout = {name: (options.dtype, shape, counts[name] * dtype.itemsize) for name, shape in made.items()}
+        write_safetensors(source, layout, tensors(made, dtype), {})
+        weights, largest = sum(counts.values()), max(counts.values()) * dtype.itemsize
+        print(f"{weights / 1e6:.0f} million weights, {options.dtype}, largest {largest / 1e6:.0f} MB", flush=True)
+        warm = {"warm.weight": (options.dtype, (512, 2048), (1 << 20) * dtype.itemsize)}
+        write_safetensors(folder / "warm.safetensors", warm, tensors({"warm.weight": (512, 2048)}, dtype), {})
+        for mode in options.modes:
+            pack(folder / "warm.safetensors", folder / "warm.terse", MODES[mode])
+            unpack(folder / "warm.terse", folder / "warm.safetensors.back", force=True)
+            ours(mode, source, folder, options.threads, largest, weights)
+        if options.others:
+            others(source, options.sample << 20, dtype)
+
+
+if __name__ == "__main__":
+    main()
