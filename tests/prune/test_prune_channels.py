@@ -222,6 +222,20 @@ def test_multiples_and_shares_that_stay(context):
     assert [net[place].out_channels for place in (0, 3, 6)] == [4, 6, 5]
 
 
+@pytest.mark.parametrize("reduce", ["sum", "mean", "l2"])
+def test_at_random_each_layer_loses_about_the_same_share(context, reduce):
+    """However many entries its filters have, which alone would make sums large and means alike."""
+    net = chain((40, 40, 40))
+    stage(ratio=0.5, scope="global", criterion="random", reduce=reduce).apply(net, context)
+    left = [net[place].out_channels for place in (0, 3, 6)]
+    assert sum(left) == 60 and all(12 <= count <= 28 for count in left)  # 2.6 standard deviations
+    model = chain((40, 40, 40))
+    options = {"sparsity": 0.5, "granularity": "filter", "scope": "global", "criterion": "random", "reduce": reduce}
+    parse_stage({"method": "prune.magnitude", "targets": ["Conv2d"], **options}).apply(model, context)
+    left = [int(model[place].weight.flatten(1).any(1).sum()) for place in (0, 3, 6)]
+    assert sum(left) == 60 and all(12 <= count <= 28 for count in left)
+
+
 def test_layers_that_share_channels_are_one_group_under_any_of_their_names(toy_context):
     context = toy_context((torch.randn(8, 3, 5),), torch.randn(8, 4))
     net = Residual()

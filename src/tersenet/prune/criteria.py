@@ -25,11 +25,14 @@ class Criterion:
 
     Scores have the weight's shape, or with `per_filter` they are [filters], in the order of `groups.by_role`.
     options: of `Scoring`, those that it looks at. One without any needs no evidence.
+    lots: scores are lots, which mean nothing together: that of a granule is the first of its entries', so that large
+        granules are no likelier than small ones.
     """
 
     score: Score
     per_filter: bool = False
     options: tuple[str, ...] = ()
+    lots: bool = False
 
     def __call__(
         self, weight: torch.Tensor, generator: torch.Generator, evidence: Evidence | None = None
@@ -41,10 +44,10 @@ CRITERIA: Registry[Criterion] = Registry("criterion")
 
 
 def register_criterion(
-    *names: str, per_filter: bool = False, options: tuple[str, ...] = ()
+    *names: str, per_filter: bool = False, options: tuple[str, ...] = (), lots: bool = False
 ) -> Callable[[Score], Criterion]:
     def add(score: Score) -> Criterion:
-        criterion = Criterion(score, per_filter, options)
+        criterion = Criterion(score, per_filter, options, lots)
         for name in names:
             CRITERIA.register(name)(criterion)
         return criterion
@@ -72,7 +75,7 @@ def lp(weight: torch.Tensor, generator: torch.Generator, evidence: Evidence) -> 
     return weight.double().abs().pow(evidence.scoring.p)
 
 
-@register_criterion("random")
+@register_criterion("random", lots=True)
 def random(weight: torch.Tensor, generator: torch.Generator, evidence: Evidence) -> torch.Tensor:
     """Uniform noise: a control that knows nothing of the weight."""
     return torch.rand(weight.shape, generator=generator, dtype=torch.float64).to(weight.device)

@@ -26,10 +26,11 @@ NOUNS = {
 }
 
 
-_REDUCED: dict[Reduce, Callable[[torch.Tensor], torch.Tensor]] = {
+_REDUCED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "sum": lambda entries: entries.sum(1),
     "mean": lambda entries: entries.mean(1),
     "l2": lambda entries: torch.linalg.vector_norm(entries, dim=1),
+    "first": lambda entries: entries[:, 0],
 }
 
 
@@ -49,18 +50,20 @@ class Granules:
     def count(self) -> int:
         return math.prod(self.shape) if self.places is None else len(self.places)
 
-    def reduce(self, scores: torch.Tensor, held: torch.Tensor, how: Reduce = "sum") -> torch.Tensor:
+    def reduce(self, scores: torch.Tensor, held: torch.Tensor, how: Reduce | Literal["first"] = "sum") -> torch.Tensor:
         """Scores of granules, −∞ where `held` (bool, shape of the weight) has no entry of it.
 
         scores: of entries, shape of the weight, of which those held count: their sum, their mean over the size of the
-            granule, or their Euclidean norm, in float64. Or of filters, [filters], which are granules themselves.
+            granule, or their Euclidean norm, in float64; or the first of all, held or not. Or of filters, [filters],
+            which are granules themselves.
         """
         if self.places is None:
             return scores.masked_fill(~held, -torch.inf)
         places = self.places.to(scores.device)
         alive = held.reshape(-1)[places].any(dim=1)
         if tuple(scores.shape) == self.shape:
-            entries = scores.double().masked_fill(~held, 0).reshape(-1)[places]  # [granules, size]
+            counted = scores.double() if how == "first" else scores.double().masked_fill(~held, 0)
+            entries = counted.reshape(-1)[places]  # [granules, size]
             scores = _REDUCED[how](entries)
         return scores.masked_fill(~alive, -torch.inf)
 

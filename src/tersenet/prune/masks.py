@@ -175,7 +175,8 @@ class Masks:
         found = {}
         for target in self.targets:
             entries, granules = self._entry_scores(target, statistics), self.granules[target.name]
-            scores = granules.reduce(entries, self._candidates(target), self.grouping.reduce)
+            how = "first" if self.criterion.lots else self.grouping.reduce
+            scores = granules.reduce(entries, self._candidates(target), how)
             found[target.name] = scores if self.grouping.by is None else normalised(scores, self.grouping.by)
         return found
 

@@ -57,6 +57,8 @@ class UnitScores:
         if not members:
             what = "batch norm with a scale" if self.role == "scale" else "weight of a layer"
             raise RecipeError(f"'{group.name}': no {what} makes its channels, so they cannot be scored; use 'ignore'")
+        if self.criterion.lots:
+            return np.asarray(self._rows(members[0], {})[:, 0])
         rows = np.concatenate([self._rows(member, gone or {}) for member in members], axis=1)
         if self.reduce == "l2":
             return np.asarray(np.linalg.norm(rows, axis=1))
