@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from torch import nn
 
+from tersenet.core.errors import ModelError
 from tersenet.core.load import load_recipe
 from tersenet.core.recipe import Recipe
 from tersenet.data import as_splits
-from tersenet.flow.load import load
+from tersenet.flow.deployed import deploy
+from tersenet.flow.load import load as load_model
 from tersenet.flow.origin import origin
 from tersenet.flow.pack import save, uncompiled
 from tersenet.flow.prepare import register_methods, run_folder
@@ -18,6 +21,7 @@ from tersenet.flow.progress import Progress, first_process
 from tersenet.flow.run import Outcome, run
 from tersenet.models import check_finite
 from tersenet.report import write_page
+from tersenet.runtime.session import Session
 
 __all__ = ["compress", "load", "save"]
 
@@ -51,3 +55,26 @@ def compress(
     if first_process():
         write_page([outcome.record], folder / "report.html")
     return outcome
+
+
+@overload
+def load(path: str | Path, model: nn.Module | None = None, *, runtime: None = None) -> nn.Module: ...
+@overload
+def load(path: str | Path, model: None = None, *, runtime: str, shapes: Sequence[str] = ()) -> Session: ...
+def load(
+    path: str | Path, model: nn.Module | None = None, *, runtime: str | None = None, shapes: Sequence[str] = ()
+) -> nn.Module | Session:
+    """The model that `path` holds: a module in eval mode, or with a `runtime` a function of numpy arrays or tensors.
+
+    model: your own freshly built module, whose weights are then overwritten; not needed for a model of the zoo, which
+        the file names, nor where the file holds the network's operators. No code that a file names is ever imported.
+    runtime: 'torch', 'onnx' or 'openvino', which extras of tersenet install. shapes: of one example for each input, as
+        '3x224x224', where nothing else tells them.
+    Raises ArtifactError if the file is damaged or needs `model`, ModelError if `model` is another network or the
+    runtime is missing or cannot express it.
+    """
+    if runtime is None:
+        return load_model(path, model)
+    if model is not None:
+        raise ModelError("'runtime' is for files that say what their model is; load into 'model' and export that")
+    return deploy(path, runtime, shapes=shapes)

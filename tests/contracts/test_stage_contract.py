@@ -54,6 +54,7 @@ SETTINGS = {
         {"finetune": TRAINING},
         {"values": "fixed", "scale": "filter", "finetune": TRAINING},
     ],
+    "quantize.int8": [{"ranges": ["minmax", "mse"], "batches": 1}],
     "quantize.uniform": [
         {"bits": 4, "finetune": TRAINING},
         {"bits": 3, "scheme": "affine", "per": "tensor", "range": "minmax", "learn_step": True, "finetune": TRAINING},

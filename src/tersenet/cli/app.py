@@ -14,9 +14,11 @@ from typing import Any
 import typer
 
 from tersenet.cli import (
+    bench,
     bound,
     compress,
     evaluate,
+    export,
     inspect,
     methods,
     pack,
@@ -24,6 +26,7 @@ from tersenet.cli import (
     profile,
     report,
     reproduce,
+    run,
     sensitivity,
     unpack,
 )
@@ -51,16 +54,17 @@ def stoppable(command: Callable[..., None]) -> Callable[..., None]:
     """Ctrl-C as a sentence of ours; left alone, it would be swallowed on the way up."""
 
     @functools.wraps(command)
-    def run(*arguments: Any, **options: Any) -> None:
+    def stopped(*arguments: Any, **options: Any) -> None:
         try:
             command(*arguments, **options)
         except KeyboardInterrupt:
             raise InterruptedByUserError(GO_ON) from None
 
-    return run
+    return stopped
 
 
-for room in (compress, plan, sensitivity, inspect, bound, profile, evaluate, methods, report, reproduce, pack, unpack):
+ROOMS = (compress, plan, sensitivity, inspect, bound, profile, evaluate, export, run, bench)
+for room in (*ROOMS, methods, report, reproduce, pack, unpack):
     app.command(room.NAME)(stoppable(room.command))
 
 USERS_OWN = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}

@@ -1,0 +1,101 @@
+"""`tersenet export`, `run` and `bench` on a file that `quantize.int8` made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import tersenet
+from tersenet.cli import main
+from tersenet.core.recipe import DataSpec
+from tersenet.data import load_data
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+RECIPE = """
+model: {name: lenet_300_100, kwargs: {inputs: 64, hidden: [32, 16]}}
+data: digits
+train: {epochs: 12}
+stages:
+  - {method: quantize.int8}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export")
+    (folder / "r.yaml").write_text(RECIPE)
+    assert main(["compress", str(folder / "r.yaml"), "--out", str(folder / "out"), "--quiet"]) == 0
+    return folder
+
+
+@pytest.fixture
+def file(folder: Path) -> str:
+    return str(next((folder / "out").glob("*.terse")))
+
+
+def test_accuracy_in_the_runtime_is_that_of_the_file(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", file, "--json"]) == 0
+    error = json.loads(capsys.readouterr().out)["error"]
+    session = tersenet.load(file, runtime="onnx", shapes=["1x8x8"])
+    (batch,) = load_data(DataSpec.parse("digits")).test.batches(10_000)
+    found = float((session(*batch.inputs).argmax(1) != batch.target).float().mean())
+    assert error < 0.1 and abs(found - error) <= 0.005
+
+
+def test_export_then_run(file: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", file, str(folder / "m.onnx"), "--input", "1x8x8", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["runtime"] == "onnx" and told["difference"] < 0.1
+    np.save(folder / "x.npy", np.zeros((3, 1, 8, 8), np.float32))
+    outputs = []
+    for runtime in ("torch", "onnx"):
+        assert main(["run", file, str(folder / "x.npy"), "--runtime", runtime, "--json"]) == 0
+        outputs.append(np.array(json.loads(capsys.readouterr().out)["outputs"][0]))
+    assert outputs[0].shape == (3, 10)
+    np.testing.assert_allclose(*outputs, rtol=0.05, atol=0.05)
+
+
+def test_bench_times_dense_beside_compressed(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["bench", file, "--batch", "1,4", "--seconds", "0.05", "--input", "1x8x8", "--json"]
+    assert main(arguments) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert len(found["rows"]) == 2 * 2 * 2
+    for row in found["rows"]:
+        assert 0 < row["p50"] <= row["p90"] <= row["p99"]
+        assert row["throughput"] == pytest.approx(1e3 * row["batch"] / row["p50"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["run", "FILE", "none.npy"], "none.npy: no such file"),
+        (["run", "FILE", "X", "--runtime", "tpu"], "there is no runtime 'tpu'"),
+        (["run", "FILE", "X", "--runtime", "kernels"], "runtime 'kernels' computes single layers"),
+        (["export", "FILE", "m.xyz", "--input", "1x8x8"], "the ending says the format"),
+        (["export", "FILE", "m.onnx", "--input", "1x5x5"], "cannot compute with inputs"),
+        (["bench", "FILE", "--batch", "x"], "--batch x: must be whole numbers"),
+        (["bench", "FILE", "--seconds", "0", "--input", "1x8x8"], "must be positive"),
+    ],
+)
+def test_mistakes(
+    arguments: list[str], sentence: str, file: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(folder / "X.npy", np.zeros((1, 1, 8, 8), np.float32))
+    words = {"FILE": file, "X": str(folder / "X.npy")}
+    assert main([words.get(word, word) for word in arguments]) == 2
+    told = capsys.readouterr().err
+    assert sentence in told and told.count("\n") == 1
+
+
+def test_a_network_that_torch_defines(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)).eval()
+    tersenet.save(model, tmp_path / "m.terse", example=torch.randn(2, 6))
+    x = torch.randn(5, 6)
+    session = tersenet.load(tmp_path / "m.terse", runtime="onnx", shapes=["6"])
+    torch.testing.assert_close(session(x), model(x).detach(), rtol=1e-2, atol=1e-2)

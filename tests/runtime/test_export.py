@@ -1,0 +1,207 @@
+"""Exported files: what is in them, what runtimes compute with them, and what cannot be exported."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tersenet.core.errors import DataError, ModelError
+from tersenet.core.recipe import ModelSpec
+from tersenet.forms import Binary, Shared, Ternary, Uniform, attach, match, weight_of
+from tersenet.forms.inputs import LAYERS, InputGrid, install
+from tersenet.models import build
+from tersenet.quantize.ranges import grid
+from tersenet.runtime.export import export
+from tersenet.runtime.session import Session
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+
+def made(name: str, **options: object) -> nn.Module:
+    """With batch norms as training leaves them, some of negative scale."""
+    model = build(ModelSpec.parse({"name": name, "kwargs": options}), 0).eval()
+    noise = torch.Generator().manual_seed(0)
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.running_mean.normal_(generator=noise)
+        norm.running_var.uniform_(0.5, 2, generator=noise)
+        norm.weight.data.normal_(generator=noise)
+    return model
+
+
+def quantized(model: nn.Module, form: str, inputs: bool = False) -> nn.Module:
+    for target in match(model, (), ()):
+        weight = weight_of(target)
+        if form == "ternary":
+            attach(target, Ternary(weight.shape))
+        elif form == "binary":
+            attach(target, Binary(weight.shape, scaled=True, axis=0))
+        elif form == "shared":
+            index = torch.bucketize(weight, torch.linspace(float(weight.min()), float(weight.max()), 15))
+            attach(target, Shared(index, 16, zero=False))
+        else:
+            bits, scheme = int(form[-1]), "affine" if form.startswith("affine") else "symmetric"
+            step, low = grid(weight.flatten(1), bits, scheme, "minmax")
+            attach(target, Uniform(step, low, 2**bits, axis=0))
+    layers = [m for m in model.modules() if inputs and isinstance(m, LAYERS)]
+    for place, layer in enumerate(layers):  # behind a ReLU there is nothing below zero
+        install(layer, InputGrid(0.04, 0 if place else -100, 256))
+    return model
+
+
+def initialisers(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Of a type other than float: name → (type, shape)."""
+    held = onnx.load(str(path)).graph.initializer
+    found = {entry.name: (onnx.TensorProto.DataType.Name(entry.data_type), tuple(entry.dims)) for entry in held}
+    return {name: kind for name, kind in found.items() if kind[0] not in ("FLOAT", "INT64")}
+
+
+MODELS = {
+    "lenet5": ((1, 28, 28), {}),
+    "lenet_300_100": ((1, 28, 28), {}),
+    "resnet20": ((3, 32, 32), {}),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_dense_gives_what_torch_gives_for_any_batch(name: str, tmp_path: Path) -> None:
+    shape, options = MODELS[name]
+    model = made(name, **options)
+    found = export(model, (torch.randn(2, *shape),), tmp_path / "m.onnx")
+    assert found.difference < 1e-5 and not found.notes
+    assert "BatchNormalization" not in {node.op_type for node in onnx.load(str(found.path)).graph.node}
+    session = Session(found.path)
+    for batch in (1, 5):
+        x = torch.randn(batch, *shape)
+        with torch.no_grad():
+            torch.testing.assert_close(session(x), model(x), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("form", "kind"),
+    [
+        ("uniform8", "INT8"),
+        ("uniform4", "INT4"),
+        ("affine8", "UINT8"),
+        ("ternary", "INT4"),
+        ("binary", "INT4"),
+        ("shared", "UINT8"),
+    ],
+)
+def test_weights_leave_as_integers(form: str, kind: str, tmp_path: Path) -> None:
+    model = quantized(made("lenet5"), form)
+    found = export(model, (torch.randn(3, 1, 28, 28),), tmp_path / "m.onnx")
+    assert found.difference < 1e-5 and not found.notes  # of float rounding
+    weights = [entry for name, entry in initialisers(found.path).items() if not name.endswith("_zero")]
+    assert sorted(shape for _, shape in weights) == sorted(tuple(weight_of(t).shape) for t in match(model, (), ()))
+    assert kind in {type for type, _ in weights}
+
+
+def test_integers_times_steps_are_the_form_bit_for_bit(tmp_path: Path) -> None:
+    model = quantized(nn.Sequential(nn.Linear(30, 20)), "uniform8")
+    found = export(model, (torch.randn(2, 30),), tmp_path / "m.onnx")
+    held = {e.name: onnx.numpy_helper.to_array(e) for e in onnx.load(str(found.path)).graph.initializer}
+    numbers, scale = held["0.weight_integers"], held["0.weight_scale"]
+    assert numbers.dtype == np.int8
+    assert np.array_equal(numbers * scale[:, None], model[0].weight.detach().numpy())
+
+
+def test_rounded_inputs_are_computed_in_integers(tmp_path: Path) -> None:
+    import onnxruntime
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3))
+    model = quantized(model.eval(), "uniform8", inputs=True)
+    found = export(model, (torch.randn(2, 3, 16, 16),), tmp_path / "m.onnx")
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(str(found.path), options, providers=["CPUExecutionProvider"])
+    operators = [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
+    assert "QLinearConv" in operators
+
+
+def test_int8_file_is_at_most_27_percent_of_the_dense_one(tmp_path: Path) -> None:
+    example = (torch.randn(2, 1, 28, 28),)
+    dense = export(made("lenet5"), example, tmp_path / "dense.onnx")
+    small = export(quantized(made("lenet5"), "uniform8", inputs=True), example, tmp_path / "int8.onnx")
+    assert small.bytes <= 0.27 * dense.bytes
+    halves = export(made("lenet5"), example, tmp_path / "half.onnx", dtype="float16")
+    assert halves.bytes <= 0.52 * dense.bytes and 0 < halves.difference < 1e-2
+
+
+def test_fewer_than_256_levels_are_clipped(tmp_path: Path) -> None:
+    """Numbers are those of the definition, computed here."""
+    model = nn.Sequential(nn.Linear(4, 3))
+    install(model[0], InputGrid(0.5, -2, 6))
+    x = torch.linspace(-4, 4, 32).reshape(8, 4)
+    session = Session(export(model, (x,), tmp_path / "m.onnx").path)
+    rounded = 0.5 * (x / 0.5).clamp(-2, 3).round()
+    torch.testing.assert_close(session(x), F.linear(rounded, model[0].weight, model[0].bias).detach())
+
+
+@pytest.mark.parametrize("ending", [".xml", ".pt2", ".safetensors"])
+def test_other_formats(ending: str, tmp_path: Path) -> None:
+    if ending == ".xml":
+        pytest.importorskip("openvino")
+    model, x = quantized(made("lenet5"), "uniform8", inputs=True), torch.randn(3, 1, 28, 28)
+    found = export(model, (x,), tmp_path / f"m{ending}")
+    if ending == ".safetensors":
+        from safetensors.torch import load_file
+
+        held = load_file(found.path)
+        assert torch.equal(held["conv1.weight"], model.conv1.weight) and found.difference is None
+        return
+    assert found.difference < 1e-3
+    output = Session(found.path)(x[:1].numpy())
+    assert isinstance(output, np.ndarray) and output.shape == (1, 10)
+    if ending == ".xml":
+        assert found.bytes < 0.3 * 4 * sum(p.numel() for p in made("lenet5").parameters())
+
+
+def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
+    model = quantized(made("lenet5"), "uniform8", inputs=True)
+    before = copy.deepcopy(model.state_dict())
+    export(model, (torch.randn(2, 1, 28, 28),), tmp_path / "m.onnx")
+    after = model.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+class Unknown(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.special.bessel_j0(x)
+
+
+def test_an_operator_that_onnx_lacks_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="bessel_j0"):
+        export(Unknown(), (torch.randn(2, 3),), tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_input_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = export(nn.Linear(3, 2), (torch.randn(2, 3),), tmp_path / "m.onnx").path
+    session = Session(path)
+    with pytest.raises(DataError, match=r"takes batch×3 float32, not 1×4 float32"):
+        session(np.zeros((1, 4), np.float32))
+    with pytest.raises(DataError, match=r"not 1×3 float64"):
+        session(np.zeros((1, 3)))
+    with pytest.raises(DataError, match="takes 1 inputs, not 2"):
+        session(np.zeros((1, 3), np.float32), np.zeros((1, 3), np.float32))
+    with pytest.raises(ModelError, match="the ending says the format"):
+        export(nn.Linear(3, 2), (torch.randn(2, 3),), tmp_path / "m.tflite")
+    with pytest.raises(ModelError, match="opset 9"):
+        export(nn.Linear(3, 2), (torch.randn(2, 3),), path, opset=9)
+    with pytest.raises(ModelError, match="cannot compute with inputs of 2×4"):
+        export(nn.Linear(3, 2), (torch.randn(2, 4),), path)
+    (tmp_path / "bad.onnx").write_bytes(b"no such thing")
+    with pytest.raises(ModelError, match=r"bad\.onnx"):
+        Session(tmp_path / "bad.onnx")
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(ModelError, match=r"pip install 'tersenet\[onnx\]'"):
+        Session(path)
