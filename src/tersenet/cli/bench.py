@@ -32,8 +32,8 @@ def command(
     """
     from tersenet.flow.benching import bench_file
 
-    counts = [_numbers("--batch", batch), _numbers("--threads", threads)]
-    found = [bench_file(file, runtime.split(","), *counts, seconds, input or (), recipe) for file in files]
+    batches, counts = _numbers("--batch", batch), _numbers("--threads", threads)
+    found = [bench_file(file, runtime.split(","), batches, counts, seconds, input or (), recipe) for file in files]
     if json:
         print_json(found)
         return

@@ -103,6 +103,8 @@ def shapes(tensors: Inputs) -> str:
 class _Rounded(nn.Module):
     """What `InputGrid` computes, in operators that every exporter knows."""
 
+    step: torch.Tensor
+
     def __init__(self, grid: InputGrid) -> None:
         super().__init__()
         self.low, self.high = grid.low, grid.low + grid.levels - 1
@@ -115,6 +117,8 @@ class _Rounded(nn.Module):
 
 class _Operators(_Rounded):
     """The same by a pair of operators, which runtimes take together with the layer that follows."""
+
+    zero: torch.Tensor
 
     def __init__(self, grid: InputGrid) -> None:
         super().__init__(grid)

@@ -50,7 +50,8 @@ class Session:
         except (RuntimeError, ModelError) as error:
             raise DataError(f"{self.runtime} cannot compute with {_shapes(arrays)}: {_first(error)}") from None
         if any(isinstance(one, torch.Tensor) for one in inputs):
-            outputs = [torch.from_numpy(np.ascontiguousarray(one)) for one in outputs]
+            tensors = tuple(torch.from_numpy(np.ascontiguousarray(one)) for one in outputs)
+            return tensors[0] if len(tensors) == 1 else tensors
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def _check(self, arrays: Sequence[np.ndarray]) -> None:
