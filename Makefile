@@ -11,7 +11,7 @@ demo: $(READY)
 	$(BIN)/tersenet compress recipes/demo/digits.yaml --out runs/demo
 
 test: $(READY) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: $(READY)
 	$(BIN)/ruff check .
