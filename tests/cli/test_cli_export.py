@@ -43,7 +43,7 @@ def test_accuracy_in_the_runtime_is_that_of_the_file(file: str, capsys: pytest.C
     assert main(["evaluate", file, "--json"]) == 0
     error = json.loads(capsys.readouterr().out)["error"]
     session = tersenet.load(file, runtime="onnx", shapes=["1x8x8"])
-    (batch,) = load_data(DataSpec.parse("digits")).test.batches(10_000)
+    (batch,) = load_data(DataSpec.parse({"path": "digits"})).test.batches(10_000)
     found = float((session(*batch.inputs).argmax(1) != batch.target).float().mean())
     assert error < 0.1 and abs(found - error) <= 0.005
 

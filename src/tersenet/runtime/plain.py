@@ -123,11 +123,12 @@ class _Operators(_Rounded):
     def __init__(self, grid: InputGrid) -> None:
         super().__init__(grid)
         self.whole = grid.levels == BYTE
+        self.least, self.most = self.low * float(self.step), self.high * float(self.step)
         self.register_buffer("zero", torch.tensor(-grid.low, dtype=torch.uint8), persistent=False)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not self.whole:  # the operator itself stops at what eight bits hold
-            input = input.clamp(self.low * float(self.step), self.high * float(self.step))
+            input = input.clamp(self.least, self.most)
         grid = (self.step, self.zero)
         numbers = torch.onnx.ops.symbolic(
             "QuantizeLinear", (input, *grid), {}, dtype=torch.uint8, shape=input.shape, version=OPERATORS
