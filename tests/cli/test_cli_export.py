@@ -20,7 +20,7 @@ pytest.importorskip("onnxscript")
 RECIPE = """
 model: {name: lenet_300_100, kwargs: {inputs: 64, hidden: [32, 16]}}
 data: digits
-train: {epochs: 12}
+train: {epochs: 40, lr: 0.005}
 stages:
   - {method: quantize.int8}
 """
