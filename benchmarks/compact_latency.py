@@ -1,7 +1,7 @@
 """Time of MobileNet by width and resolution, beside the widest and finest, in one run.
 
     pip install -c constraints.txt onnx onnxruntime onnxscript
-    python benchmarks/compact_latency.py [--batches 1 64] [--threads 2] [--json]
+    python benchmarks/compact_latency.py [--batches 1 64] [--threads 2] [--json] > docs/results/compact_latency.md
 
 The nets of table `compact` (32×32 images) with random weights, since time does not depend on them, exported to ONNX and
 run by ONNX Runtime call by call in turn, so that noise hits all; the figure is the ratio of medians.
@@ -19,6 +19,7 @@ import torch
 from pruned_latency import milliseconds, session
 
 from tersenet.core.recipe import ModelSpec
+from tersenet.flow.measuring import machine
 from tersenet.measure.macs import count_macs
 from tersenet.models import build
 
@@ -66,7 +67,12 @@ def main() -> None:
     if options.json:
         print(json.dumps({"machine": platform.processor() or platform.machine(), "rows": rows}, indent=1))
         return
-    print(f"MobileNet, 32×32 images, ONNX Runtime, {options.threads} threads, median of {ROUNDS}, random weights\n")
+    print("# Time of MobileNet by width and resolution\n")
+    print(
+        f"Written by `python benchmarks/compact_latency.py`: 32×32 images, ONNX Runtime, {options.threads} threads,\n"
+        f"random weights, medians of {ROUNDS} calls in turn. Machine: {machine(torch.device('cpu'))}.\n"
+        "Errors and bytes of these nets: [compact.md](compact.md).\n"
+    )
     print("| batch | α | side | MACs | time | times as fast | times fewer MACs |")
     print(f"|{' --- |' * 7}")
     for row in rows:

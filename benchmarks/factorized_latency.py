@@ -1,7 +1,8 @@
 """Time of a convolution beside that of its factors, layer by layer: fewer multiply-accumulates can be slower.
 
     pip install -c constraints.txt onnx onnxruntime onnxscript
-    python benchmarks/factorized_latency.py [--model vgg11_bn] [--layers 0 4] [--share 0.25] [--batches 1 16] [--json]
+    python benchmarks/factorized_latency.py [--model vgg11_bn] [--layers 0 4] [--share 0.25] [--batches 1 16] \\
+        [--json] > docs/results/factorized_latency.md
 
 Every convolution becomes factors of `--share` of its parameters, and both are run by torch and by ONNX Runtime, call by
 call in turn, so that noise hits both; of each the fastest call counts, which a busy machine disturbs least. Weights are
@@ -26,6 +27,7 @@ from torch import nn
 from tersenet.core.recipe import ModelSpec
 from tersenet.factorize.layers import cost, dense_cost
 from tersenet.factorize.ranks import by_parameters
+from tersenet.flow.measuring import machine
 from tersenet.graph.factors import factored, largest, obstacle, shape_of, spelt
 from tersenet.models import build
 from tersenet.models.zoo import input_shape
@@ -108,10 +110,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if not options.json:
-        print(
-            f"{options.model}, {options.share:.0%} of the parameters, {options.threads} threads, {options.rounds} calls"
-        )
-        print(f"{'layer':14} {'factors':8} {'ranks':>11} {'batch':>5} {'fewer MACs':>11}  times before → after")
+        head(options)
     rows = []
     for path, layer, shape in layers(options.model):
         for kind, batch in product(options.kinds, options.batches):
@@ -125,10 +124,23 @@ def main() -> None:
         print(json.dumps({"machine": platform.processor() or platform.machine(), "rows": rows}, indent=1))
 
 
+def head(options: Any) -> None:
+    print(f"# Time of the factors of {options.model}, layer by layer\n")
+    threads = f"{options.threads} thread{'s' * (options.threads > 1)}"
+    print(
+        f"Written by `python benchmarks/factorized_latency.py`: factors of {options.share:.0%} of a layer's\n"
+        f"parameters beside the layer, {threads}, fastest of {options.rounds} calls in turn, random weights. Machine:\n"
+        f"{machine(torch.device('cpu'))}. A ratio below 1 means that the factors are slower.\n"
+    )
+    columns = [f"{engine}, ms | times as fast" for engine in options.engines]
+    print(f"| layer | factors | ranks | batch | times fewer MACs | {' | '.join(columns)} |")
+    print(f"|{' --- |' * (5 + 2 * len(columns))}")
+
+
 def line(row: dict[str, Any]) -> str:
-    times = [f"{e} {b:.2f} → {a:.2f} ms, {b / a:.2f}×" for e, (b, a) in row["times_ms"].items()]
-    head = f"{row['layer']:14} {row['kind']:8} {row['ranks']:>11} {row['batch']:>5} {row['macs_ratio']:>10.2f}×  "
-    return head + "; ".join(times)
+    times = [f"{before:.2f} → {after:.2f} | {before / after:.2f}" for before, after in row["times_ms"].values()]
+    start = [row["layer"], row["kind"], row["ranks"], str(row["batch"]), f"{row['macs_ratio']:.2f}"]
+    return f"| {' | '.join([*start, *times])} |"
 
 
 if __name__ == "__main__":
