@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
+from pydantic import Field, model_validator
 from torch import nn
 
-from tersenet.core.copying import copied
-from tersenet.core.errors import DataError
 from tersenet.core.stage import Phase, RunContext, Stage, register_stage
-from tersenet.forms import Target, detach, form_of, latent_of, match, weight_of, weights
+from tersenet.forms import Target, form_of, latent_of, match, weight_of, weights
 from tersenet.graph import ChannelGraph
-from tersenet.graph.compare import distance, samples_of, tensors_in, tolerance
-from tersenet.graph.trace import Inputs, repeatable, undisturbed
+from tersenet.graph.compare import distance, samples_of, tolerance
+from tersenet.graph.edits import change
+from tersenet.graph.trace import Inputs
+from tersenet.quantize.absorb import absorb
+from tersenet.quantize.fold import EXAMPLES, ROOM, example_of, fold_norms, outputs_of, without_forms
 from tersenet.quantize.joints import OUTPUT, Joint, joints
 from tersenet.quantize.signs import refuse_vectors
-
-EXAMPLES = 8
-"""On which outputs are compared."""
 
 SWEEPS = 1000
 """Most passes over all joints."""
@@ -35,42 +35,44 @@ class Equalization(Stage):
     Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", arXiv 1906.04721, §4.1,
     eq. 9–11, repeated over all joints until nothing changes. It goes before `quantize.uniform`, of which it makes most
     with one grid for a whole weight. Layers are joined where only ReLU, LeakyReLU, PReLU, pooling and what rearranges
-    stands between them; a batch norm does not let scales through. Outputs are compared after each joint, and where they
-    differ it is undone.
+    stands between them. A batch norm lets no scales through, so norms are folded first, as by `quantize.fold`. Outputs
+    are compared, and scales by which they change are taken back.
+
+    Two options change what the model computes, by an amount that is noted: `relu6` and `absorb` (§4.1.3).
     """
 
     phase = Phase.NOTHING
+
+    fold: bool = Field(True, description="fold batch norms into the layers before them; else they stay and part layers")
+    relu6: bool = Field(False, description="put ReLU in place of ReLU6, which lets no scales through")
+    absorb: bool = Field(
+        False, description="move what is nearly always added by a bias, β − 3γ of a folded norm, to the readers' biases"
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Equalization:
+        if self.absorb and not self.fold:
+            raise ValueError("'absorb' takes its amounts from folded norms; leave out 'fold: false'")
+        return self
 
     def check(self, model: nn.Module) -> None:
         refuse_vectors(match(model, self.targets, self.ignore), self.method)
 
     def apply(self, model: nn.Module, context: RunContext) -> nn.Module:
-        found, blocked = self._joints(model, example := self._example(context))
-        targets = {name: target for target in weights(model) for name in (target.name, *target.aliases)}
+        example = example_of(context, self.method)
         chosen = {target.name for target in match(model, self.targets, self.ignore)}
-        able = [joint for joint in found if _able(joint, targets, chosen, context)]
-        scales = equalized(able, {name: weight_of(target) for name, target in targets.items()})
-        samples = samples_of(example, None)
-        for joint, scale in zip(able, scales, strict=True):
-            _rescale(model, joint, scale, targets, samples, context)
+        if self.relu6:
+            _replace_relu6(model, example, context)
+        spreads = fold_norms(model, chosen, example, context) if self.fold else {}
+        plain = without_forms(model)
+        found, blocked = joints(ChannelGraph(plain, example), plain)
+        scales = _equalize(model, found, chosen, example, context)
         _note_others({name: why for name, why in blocked.items() if name in chosen}, context)
         if not found:
             context.note("nothing is equalized: no two layers are joined by positively homogeneous functions alone")
+        if self.absorb:
+            absorb(model, scales, spreads, samples_of(example, None), context)
         return model
-
-    def _example(self, context: RunContext) -> Inputs:
-        batch = next(iter(context.batches("train", 1, EXAMPLES)), None)
-        if batch is None:
-            raise DataError(f"{self.method}: runs the model on a batch of the train data, and there are none")
-        return batch[0], {}
-
-    def _joints(self, model: nn.Module, example: Inputs) -> tuple[list[Joint], dict[str, str]]:
-        """Looked for in a copy without forms, whose operators would stand between weights and layers."""
-        plain = copied(model)
-        for target in weights(plain):
-            if form_of(target) is not None:
-                detach(target)
-        return joints(ChannelGraph(plain, example), plain)
 
 
 def equalized(joints: Sequence[Joint], tensors: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
@@ -94,22 +96,75 @@ def equalized(joints: Sequence[Joint], tensors: Mapping[str, torch.Tensor]) -> l
 
 def _apply(joint: Joint, scale: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> None:
     """Divide the maker's rows and its bias, where `tensors` has it, by `scale`; multiply the readers' columns."""
-    maker = tensors[joint.maker.weight]
+    maker, bias = tensors[joint.maker.weight], joint.maker.bias
     maker.copy_(maker / joint.maker.spread(scale, maker))
-    if joint.bias is not None and joint.bias in tensors:
-        bias = tensors[joint.bias]
-        bias.copy_(bias / scale.to(bias.device))
+    if bias is not None and bias in tensors:
+        tensors[bias].copy_(tensors[bias] / scale.to(tensors[bias].device))
     for side in joint.readers:
         reader = tensors[side.weight]
         reader.copy_(reader * side.spread(scale, reader))
 
 
-def _able(joint: Joint, targets: Mapping[str, Target], chosen: Iterable[str], context: RunContext) -> bool:
+@torch.no_grad()
+def _equalize(
+    model: nn.Module, found: Sequence[Joint], chosen: Collection[str], example: Inputs, context: RunContext
+) -> list[tuple[Joint, torch.Tensor]]:
+    """Scale, where outputs stay what they are: the joints with their scales."""
+    targets = {name: target for target in weights(model) for name in (target.name, *target.aliases)}
+    able = [joint for joint in found if _able(joint, targets, chosen, context)]
+    scales = equalized(able, {name: weight_of(target) for name, target in targets.items()})
+    pairs, samples = list(zip(able, scales, strict=True)), samples_of(example, None)
+    before = outputs_of(model, samples)
+
+    def gap(some: Iterable[tuple[Joint, torch.Tensor]]) -> float:
+        with _scaled(some, targets):
+            return max(map(distance, outputs_of(model, samples), before))
+
+    room = ROOM * tolerance({name: weight_of(targets[name]) for joint in able for name in _tensors(joint)})
+    if pairs and not gap(pairs) <= room:
+        pairs = [pair for pair in pairs if _fits(pair[0], gap([pair]), room, context)]
+    _put(pairs, targets)
+    return pairs
+
+
+def _fits(joint: Joint, gap: float, room: float, context: RunContext) -> bool:
+    if gap <= room:
+        return True
+    context.note(
+        f"the channels of {joint.maker.weight} are left as they are: with scales the model's output would differ "
+        f"by {gap:.2g}"
+    )
+    return False
+
+
+def _tensors(joint: Joint) -> list[str]:
+    """Names of all that is scaled."""
+    return [*(side.weight for side in joint.sides), *([joint.maker.bias] if joint.maker.bias else [])]
+
+
+def _put(pairs: Iterable[tuple[Joint, torch.Tensor]], targets: Mapping[str, Target]) -> None:
+    for joint, scale in pairs:
+        _apply(joint, scale, {name: latent_of(targets[name]) for name in _tensors(joint)})
+
+
+@contextmanager
+def _scaled(pairs: Iterable[tuple[Joint, torch.Tensor]], targets: Mapping[str, Target]) -> Iterator[None]:
+    """Inside, these joints are scaled; afterwards their weights are what they were."""
+    latents = {name: latent_of(targets[name]) for joint, _ in pairs for name in _tensors(joint)}
+    former = {name: latent.clone() for name, latent in latents.items()}
+    try:
+        _put(pairs, targets)
+        yield
+    finally:
+        for name, latent in latents.items():
+            latent.copy_(former[name])
+
+
+def _able(joint: Joint, targets: Mapping[str, Target], chosen: Collection[str], context: RunContext) -> bool:
     """Whether all weights of the joint are meant and may be scaled; notes why not."""
     if any(targets[side.weight].name not in chosen for side in joint.sides):
         return False
-    named = [*(side.weight for side in joint.sides), *([joint.bias] if joint.bias else [])]
-    for target in (targets[name] for name in named):
+    for target in (targets[name] for name in _tensors(joint)):
         form = form_of(target)
         if form is not None and form.phase >= Phase.VALUES:
             context.note(
@@ -125,34 +180,17 @@ def _able(joint: Joint, targets: Mapping[str, Target], chosen: Iterable[str], co
     return True
 
 
-@torch.no_grad()
-def _rescale(
-    model: nn.Module,
-    joint: Joint,
-    scale: torch.Tensor,
-    targets: Mapping[str, Target],
-    samples: Sequence[Inputs],
-    context: RunContext,
-) -> None:
-    """Apply `scale`, and take it back where the model's outputs are not what they were."""
-    named = [*(side.weight for side in joint.sides), *([joint.bias] if joint.bias else [])]
-    latents = {name: latent_of(targets[name]).detach() for name in named}
-    former = {name: latent.clone() for name, latent in latents.items()}
-    before = _outputs(model, samples)
-    _apply(joint, scale, latents)
-    gap = max(map(distance, _outputs(model, samples), before))
-    if not gap <= tolerance(latents):
-        for name, latent in latents.items():
-            latent.copy_(former[name])
-        context.note(
-            f"the channels of {joint.maker.weight} are left as they are: with scales the model's output would differ "
-            f"by {gap:.2g}"
-        )
-
-
-def _outputs(model: nn.Module, samples: Sequence[Inputs]) -> list[list[torch.Tensor]]:
-    with undisturbed(model), repeatable(model):
-        return [tensors_in(model(*args, **kwargs)) for args, kwargs in samples]
+def _replace_relu6(model: nn.Module, example: Inputs, context: RunContext) -> None:
+    places = [name for name, module in model.named_modules() if isinstance(module, nn.ReLU6)]
+    if not places:
+        context.note("the model has no module ReLU6 that could be replaced")
+        return
+    samples = samples_of(example, None)[:1]
+    before = outputs_of(model, samples)
+    for name in places:
+        change(model, name, "relu", {})
+    gap = max(map(distance, outputs_of(model, samples), before))
+    context.note(f"{len(places)} ReLU6 have become ReLU; on {EXAMPLES} examples outputs differ by {gap:.2g}")
 
 
 def _note_others(blocked: Mapping[str, str], context: RunContext) -> None:

@@ -3,7 +3,6 @@ scale passes."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,8 +13,8 @@ from torch.fx import Node
 from tersenet.graph import ChannelGraph
 from tersenet.graph.axes import Axis, Dim, positions
 from tersenet.graph.flow import Contraction, Flow
-from tersenet.graph.slices import tensors_of
 from tersenet.graph.trace import bound, operator
+from tersenet.graph.uses import uses
 
 LAYERS = {"linear", *(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))}
 
@@ -28,6 +27,9 @@ HOMOGENEOUS = {
 }
 """f(s·x) = s·f(x) for s > 0 of each channel, as long as only x is a tensor (or the slopes of PReLU); dropout is off."""
 
+CONSTANT = HOMOGENEOUS - {"avg_pool1d", "avg_pool2d", "avg_pool3d", "sum", "mul", "div"}
+"""Those with f(x + c) = f(x) + c where x and x + c are above zero."""
+
 OUTPUT = "they are an output of the model"
 
 
@@ -37,9 +39,11 @@ class Blocked(Exception):  # noqa: N818  # no error: it says why there is no joi
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """One weight at a joint. elements: (units, n), the indices along `dim` that belong to each channel."""
+    """One weight at a joint, and the bias of its layer. elements: (units, n), the indices along `dim` that belong to
+    each channel."""
 
     weight: str
+    bias: str | None
     dim: int
     elements: torch.Tensor
 
@@ -58,11 +62,14 @@ class Side:
 
 @dataclass(frozen=True, eq=False)
 class Joint:
-    """Rows of the maker divided by s, its bias too, and columns of the readers times s change nothing."""
+    """Rows of the maker divided by s, its bias too, and columns of the readers times s change nothing.
+
+    obstacle: why a constant added to a channel does not reach the readers' outputs as one; None if it does.
+    """
 
     maker: Side
-    bias: str | None
     readers: tuple[Side, ...]
+    obstacle: str | None
 
     @property
     def sides(self) -> tuple[Side, ...]:
@@ -76,7 +83,7 @@ def joints(graph: ChannelGraph, model: nn.Module) -> tuple[list[Joint], dict[str
     """
     found: list[Joint] = []
     blocked: dict[str, str] = {}
-    users = _users(graph, model)
+    users = uses(graph, model)
     for maker in graph.flow.contractions:
         if operator(maker.node) in LAYERS:
             try:
@@ -89,7 +96,7 @@ def joints(graph: ChannelGraph, model: nn.Module) -> tuple[list[Joint], dict[str
 def _joint(flow: Flow, maker: Contraction, users: Mapping[str, int]) -> Joint:
     if users[maker.weight] > 1 or (maker.bias is not None and users[maker.bias] > 1):
         raise Blocked("the layer is used in several places")
-    reading = _readers(flow, maker.node)
+    reading, obstacle = _readers(flow, maker.node)
     if not reading:
         raise Blocked("no layer reads them")
     dim = next(dim for dim in range(2) if flow.roles.get((maker.weight, dim)) == "out")
@@ -98,28 +105,32 @@ def _joint(flow: Flow, maker: Contraction, users: Mapping[str, int]) -> Joint:
         raise Blocked("they hang together in groups" if pieces else "there is one alone")
     axis, elements = pieces[0]
     readers = [_reader(flow, reader, axis, users) for reader in reading]
-    return Joint(Side(maker.weight, dim, torch.from_numpy(elements)), maker.bias, tuple(readers))
+    return Joint(Side(maker.weight, maker.bias, dim, torch.from_numpy(elements)), tuple(readers), obstacle)
 
 
-def _readers(flow: Flow, maker: Node) -> list[Contraction]:
-    """The layers that read what `maker` gives. Raises Blocked where something else does."""
+def _readers(flow: Flow, maker: Node) -> tuple[list[Contraction], str | None]:
+    """The layers that read what `maker` gives, and what constants do not pass on the way. Raises Blocked where
+    something else reads it."""
     layers = {
         contraction.node: contraction for contraction in flow.contractions if operator(contraction.node) in LAYERS
     }
     found: list[Contraction] = []
+    obstacle = None
     waiting = [maker]
     while waiting:
         value = waiting.pop()
         for user in value.users:
             if user in layers and bound(user)["input"] is value and user.all_input_nodes.count(value) == 1:
                 found.append(layers[user])
+                obstacle = obstacle or (None if layers[user].plain else f"{operator(user)} pads them with zeros")
             elif user.op == "output":
                 raise Blocked(OUTPUT)
             elif _homogeneous(user, value):
                 waiting.append(user)
+                obstacle = obstacle or (None if operator(user) in CONSTANT else f"{operator(user)} reads them")
             else:
                 raise Blocked(f"{operator(user)}, which reads them, is not positively homogeneous")
-    return found
+    return found, obstacle
 
 
 def _homogeneous(node: Node, value: Node) -> bool:
@@ -136,14 +147,4 @@ def _reader(flow: Flow, reader: Contraction, axis: Axis, users: Mapping[str, int
     elements = next((elements for leaf, elements in positions(dims) if leaf is axis), None)
     if elements is None:
         raise Blocked("a layer that reads them does not keep them apart")
-    return Side(reader.weight, dim, torch.from_numpy(elements))
-
-
-def _users(graph: ChannelGraph, model: nn.Module) -> Counter[str]:
-    """Tensor → how many operators read it, under whichever of its names."""
-    named = tensors_of(model)
-    counts: Counter[int] = Counter()
-    for node in graph.flow.trace.nodes:
-        if node.op == "placeholder" and (name := graph.flow.trace.tensors.get(node.name)) in named:
-            counts[id(named[name])] += len(node.users)
-    return Counter({name: counts[id(tensor)] for name, tensor in named.items()})
+    return Side(reader.weight, reader.bias, dim, torch.from_numpy(elements))

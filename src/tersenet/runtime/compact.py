@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tersenet.runtime.packed import LEAST, in_a_byte, packed
 from tersenet.runtime.plain import BYTE, Levels
 
 SAME = 1e-6
@@ -31,17 +32,18 @@ class Found:
     numbers: np.ndarray | None
 
 
-def compact(proto: Any, weights: Iterable[Levels]) -> list[str]:
+def compact(proto: Any, weights: Iterable[Levels], *, pack: bool) -> list[str]:
     """Replace initialisers of `proto`, an onnx.ModelProto, that are `weights`; notes on those that stay floats.
 
     Integers become int8, or int4 where they fit and the layer's input is no integer, with one scale for each place
     along an axis and DequantizeLinear behind them; other weights of at most 256 values a uint8 index with Gather.
+    pack: numbers of which a byte holds several, and which int4 does not hold as well, lie in bytes (`runtime.packed`).
     """
     notes = []
     initialisers = {entry.name: place for place, entry in enumerate(proto.graph.initializer)}
     for weight in weights:
         found = _find(proto, weight, initialisers)
-        parts = None if found is None else _as_numbers(proto, found, weight.bits) or _as_book(found)
+        parts = None if found is None else _as_numbers(proto, found, weight.bits, pack) or _as_book(proto, found, pack)
         if found is None or parts is None:
             notes.append(f"{weight.name} stays float32: the exported graph holds no multiples of its values")
         else:
@@ -58,12 +60,12 @@ def halve(proto: Any, dtype: str) -> None:
     for place, entry in enumerate(proto.graph.initializer):
         if entry.data_type != onnx.TensorProto.FLOAT or np.prod(entry.dims) < SMALL or entry.name.endswith(SCALE):
             continue
-        half = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(entry).astype(kind), f"{entry.name}{HALF}")
-        node = onnx.helper.make_node("Cast", [half.name], [entry.name], to=onnx.TensorProto.FLOAT)
+        half = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(entry).astype(kind), entry.name)
+        node = onnx.helper.make_node("Cast", [half.name], [""], to=onnx.TensorProto.FLOAT)
         _replace(proto, place, [half], [node])
 
 
-SCALE, HALF = "_scale", "_half"
+SCALE, FLOATS = "_scale", "_floats"
 
 
 def _find(proto: Any, weight: Levels, places: dict[str, int]) -> Found | None:
@@ -89,7 +91,7 @@ Parts = tuple[list[Any], list[Any]]
 """Initialisers and nodes."""
 
 
-def _as_numbers(proto: Any, found: Found, bits: int) -> Parts | None:
+def _as_numbers(proto: Any, found: Found, bits: int, pack: bool) -> Parts | None:
     if found.numbers is None:
         return None
     from ml_dtypes import int4
@@ -109,42 +111,54 @@ def _as_numbers(proto: Any, found: Found, bits: int) -> Parts | None:
     kind: Any = np.uint8 if offset.any() else np.int8
     if bits <= 4 and not _takes_integers(proto, name) and low.min(initial=0) >= -8 and high.max(initial=0) < 8:
         kind = int4
-    shifted = numbers + offset.reshape([-1 if place == axis else 1 for place in range(numbers.ndim)])
-    tensors = [numpy_helper.from_array(shifted.astype(kind), f"{name}_integers")]
-    tensors.append(numpy_helper.from_array(scale, f"{name}{SCALE}"))
+    if pack and not offset.any() and _pays(numbers, 2 if kind is int4 else 1):
+        tensors, nodes = packed(numbers, name)
+        integers = nodes[-1].output[0] = f"{name}_integers"
+    else:
+        shifted = numbers + offset.reshape([-1 if place == axis else 1 for place in range(numbers.ndim)])
+        tensors, nodes, integers = [numpy_helper.from_array(shifted.astype(kind), name)], [], name
+    beside = [numpy_helper.from_array(scale, f"{name}{SCALE}")]
     if offset.any():
-        tensors.append(numpy_helper.from_array(offset.astype(np.uint8), f"{name}_zero"))
-    return tensors, [helper.make_node("DequantizeLinear", [entry.name for entry in tensors], [name], axis=axis)]
+        beside.append(numpy_helper.from_array(offset.astype(np.uint8), f"{name}_zero"))
+    inputs = [integers, *(entry.name for entry in beside)]
+    return [*tensors, *beside], [*nodes, helper.make_node("DequantizeLinear", inputs, [""], axis=axis)]
+
+
+def _pays(numbers: np.ndarray, already: int) -> bool:
+    """Whether a byte holds more of them than `already`."""
+    values = len(np.unique(numbers)) if numbers.size >= LEAST else BYTE
+    return in_a_byte(values) > already
 
 
 def _by_row(numbers: np.ndarray, axis: int, extreme: Callable[..., np.ndarray]) -> np.ndarray:
     return extreme(numbers, axis=tuple(other for other in range(numbers.ndim) if other != axis), initial=0)
 
 
-def _as_book(found: Found) -> Parts | None:
+def _as_book(proto: Any, found: Found, pack: bool) -> Parts | None:
     from onnx import TensorProto, helper, numpy_helper
 
     book, index = np.unique(found.values, return_inverse=True)
+    index = index.reshape(found.held.shape)
     scaled = next(
         (pair for axis in _axes(found.held) if (pair := _factors(found.held, found.values, axis)) is not None),
         None,
     )
     if len(book) > BYTE or scaled is None:
         return None
-    name = f"weight_{found.place}"
+    name = proto.graph.initializer[found.place].name
     axis, scale = scaled
-    tensors = [
-        numpy_helper.from_array(index.reshape(found.held.shape).astype(np.uint8), f"{name}_index"),
-        numpy_helper.from_array(book.astype(np.float32), f"{name}_book"),
-    ]
-    nodes = [
-        helper.make_node("Cast", [f"{name}_index"], [f"{name}_places"], to=TensorProto.INT32),
-        helper.make_node("Gather", [f"{name}_book", f"{name}_places"], [f"{name}_values"]),
-    ]
+    tensors, nodes = [numpy_helper.from_array(index.astype(np.uint8), name)], []
+    places = name
+    if pack and _pays(index, 1):
+        tensors, nodes = packed(index, name)
+        places = nodes[-1].output[0] = f"{name}_numbers"
+    tensors.append(numpy_helper.from_array(book.astype(np.float32), f"{name}_book"))
+    nodes.append(helper.make_node("Cast", [places], [f"{name}_places"], to=TensorProto.INT32))
+    nodes.append(helper.make_node("Gather", [f"{name}_book", f"{name}_places"], [f"{name}_values"]))
     if not (scale == 1).all():
         shape = [len(scale) if place == axis else 1 for place in range(found.held.ndim)]
         tensors.append(numpy_helper.from_array(scale.reshape(shape), f"{name}{SCALE}"))
-        nodes.append(helper.make_node("Mul", [f"{name}_values", f"{name}{SCALE}"], [f"{name}_scaled"]))
+        nodes.append(helper.make_node("Mul", [f"{name}_values", f"{name}{SCALE}"], [""]))
     return tensors, nodes
 
 
@@ -171,11 +185,13 @@ def _takes_integers(proto: Any, weight: str) -> bool:
 
 
 def _replace(proto: Any, place: int, tensors: list[Any], nodes: list[Any]) -> None:
-    """The initialiser at `place` goes; the last of `nodes`, which come first, gives what it was."""
-    old = proto.graph.initializer[place]
-    nodes[-1].output[0] = old.name
-    others = list(proto.graph.node)
-    old.CopyFrom(tensors[0])
+    """The initialiser at `place` becomes the first of `tensors`, of the same name; the last of `nodes`, which come
+    first, gives what it was, under another name."""
+    name, others = tensors[0].name, list(proto.graph.node)
+    nodes[-1].output[0] = f"{name}{FLOATS}"
+    for node in others:
+        node.input[:] = [f"{name}{FLOATS}" if one == name else one for one in node.input]
+    proto.graph.initializer[place].CopyFrom(tensors[0])
     proto.graph.initializer.extend(tensors[1:])
     del proto.graph.node[:]
     proto.graph.node.extend([*nodes, *others])

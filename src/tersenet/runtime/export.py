@@ -95,7 +95,7 @@ def _to_openvino(made: _Model, path: Path) -> list[str]:
     openvino = needed("openvino")
     if made.dtype == "bfloat16":
         raise ModelError("OpenVINO's files hold float32 or float16; give one of these as dtype")
-    proto, notes = onnx_model(made.model, made.example, made.codes, made.opset, "float32")
+    proto, notes = onnx_model(made.model, made.example, made.codes, made.opset, "float32", pack=False)
     with tempfile.TemporaryDirectory() as folder:
         between = Path(folder) / "model.onnx"
         between.write_bytes(proto.SerializeToString())

@@ -18,16 +18,18 @@ from tersenet.core.errors import ModelError
 from tersenet.runtime.compact import compact, halve
 from tersenet.runtime.extras import needed
 from tersenet.runtime.plain import Inputs, levels_of, outputs_of, plain
+from tersenet.runtime.tidy import shorten, strip
 
 OPSETS = range(21, 24)
 """Versions of the operators that can be asked for: with integers of four bits, and within what runtimes read."""
 
 
 def onnx_model(
-    model: nn.Module, inputs: Inputs, codes: Mapping[str, Code], opset: int, dtype: str
+    model: nn.Module, inputs: Inputs, codes: Mapping[str, Code], opset: int, dtype: str, *, pack: bool = True
 ) -> tuple[Any, list[str]]:
     """(onnx.ModelProto, notes) with batch norms multiplied into the layers before them and any size of batch.
 
+    pack: several numbers in a byte where they are few, for runtimes that take them apart when they load the file.
     Raises ModelError where torch.export cannot follow the model, or ONNX has no operator for one of its.
     """
     onnx, _ = needed("onnx"), needed("onnxscript", "onnx")
@@ -37,10 +39,11 @@ def onnx_model(
     with quietly():
         program = followed(copy, two)
         proto = _exported(program, opset, len(inputs), len(outputs_of(copy, two)))
-    _strip(proto)
-    notes = compact(proto, levels_of(codes))
+    strip(proto)
+    notes = compact(proto, levels_of(codes), pack=pack)
     if dtype != "float32":
         halve(proto, dtype)
+    shorten(proto, copy.state_dict().keys())
     onnx.checker.check_model(proto, full_check=True)
     sizes = [entry.type.tensor_type.shape.dim[0] for entry in proto.graph.input]
     if not all(size.dim_param for size in sizes):
@@ -88,14 +91,6 @@ def _exported(program: torch.export.ExportedProgram, opset: int, inputs: int, ou
         raise ModelError(f"ONNX cannot express an operator of the model: {operator}") from error
     assert made is not None
     return made.model_proto
-
-
-def _strip(proto: Any) -> None:
-    """Without what the exporter tells of its work: paths, lines of Python, shapes that anyone can infer."""
-    del proto.metadata_props[:], proto.graph.metadata_props[:], proto.graph.value_info[:]
-    for entry in (*proto.graph.node, *proto.graph.initializer, *proto.graph.input, *proto.graph.output):
-        del entry.metadata_props[:]
-        entry.doc_string = ""
 
 
 def names(kind: str, count: int) -> list[str]:
