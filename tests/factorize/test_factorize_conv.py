@@ -8,6 +8,7 @@ import pytest
 import tensorly
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 import tersenet.factorize  # noqa: F401
 from tersenet.core.errors import ModelError
@@ -179,6 +180,22 @@ def test_a_forward_of_the_user_s_own_is_not_replaced() -> None:
 
     assert "a Scaled is no linear layer" in (obstacle(Scaled(3, 3), "svd") or "")
     assert obstacle(Named(3, 3), "svd") is None
+
+
+@pytest.mark.parametrize(
+    "burden",
+    [
+        lambda layer: layer.register_forward_pre_hook(lambda *_: None),
+        lambda layer: layer.register_forward_hook(lambda *_: None),
+        lambda layer: parametrize.register_parametrization(layer, "bias", nn.Tanh()),
+        lambda layer: layer.register_module("inside", nn.ReLU()),
+    ],
+    ids=["pre-hook", "hook", "parametrized bias", "module"],
+)
+def test_what_hangs_on_a_layer_is_not_thrown_away(burden: Any) -> None:
+    layer = nn.Linear(3, 3)
+    burden(layer)
+    assert "would be lost" in (obstacle(layer, "svd") or "")
 
 
 @pytest.mark.parametrize(
