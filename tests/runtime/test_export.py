@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from tersenet.forms.inputs import LAYERS, InputGrid, install
 from tersenet.models import build
 from tersenet.quantize.ranges import grid
 from tersenet.runtime.export import export
+from tersenet.runtime.packed import packed
 from tersenet.runtime.session import Session
 
 onnx = pytest.importorskip("onnx")
@@ -85,32 +87,52 @@ def test_dense_gives_what_torch_gives_for_any_batch(name: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("form", "kind"),
+    ("form", "small", "large", "in_a_byte"),
     [
-        ("uniform8", "INT8"),
-        ("uniform4", "INT4"),
-        ("affine8", "UINT8"),
-        ("ternary", "INT4"),
-        ("binary", "INT4"),
-        ("shared", "UINT8"),
+        ("uniform8", "INT8", "INT8", 1),
+        ("uniform4", "INT4", "INT4", 1),
+        ("affine8", "UINT8", "UINT8", 1),
+        ("ternary", "INT4", "UINT8", 5),  # 3⁵ = 243 in a byte
+        ("binary", "INT4", "UINT8", 8),
+        ("shared", "UINT8", "UINT8", 2),
     ],
 )
-def test_weights_leave_as_integers(form: str, kind: str, tmp_path: Path) -> None:
+def test_weights_leave_as_integers(form: str, small: str, large: str, in_a_byte: int, tmp_path: Path) -> None:
     model = quantized(made("lenet5"), form)
     found = export(model, (torch.randn(3, 1, 28, 28),), tmp_path / "m.onnx")
     assert found.difference < 1e-5 and not found.notes  # of float rounding
-    weights = [entry for name, entry in initialisers(found.path).items() if not name.endswith("_zero")]
-    assert sorted(shape for _, shape in weights) == sorted(tuple(weight_of(t).shape) for t in match(model, (), ()))
-    assert kind in {type for type, _ in weights}
+    held = initialisers(found.path)
+    for target in match(model, (), ()):
+        kind, shape = held[target.name]
+        packed = weight_of(target).numel() > 2000
+        assert kind == (large if packed else small)
+        assert math.prod(shape) == -(-weight_of(target).numel() // (in_a_byte if packed else 1))
+
+
+@pytest.mark.parametrize("values", range(2, 17))
+def test_numbers_come_out_of_bytes_as_they_went_in(values: int) -> None:
+    from onnx.reference import ReferenceEvaluator
+
+    generator = np.random.default_rng(values)
+    book = generator.choice(np.arange(-128, 128), values, replace=False)
+    numbers = np.concatenate([book, generator.choice(book, 3 * 5 * 7 - values)]).reshape(3, 5, 7)
+    tensors, nodes = packed(numbers, "w")
+    nodes[-1].output[0] = "out"
+    out = onnx.helper.make_tensor_value_info("out", onnx.TensorProto.INT8, None)
+    graph = onnx.helper.make_graph(nodes, "g", [], [out], tensors)
+    (found,) = ReferenceEvaluator(onnx.helper.make_model(graph)).run(None, {})
+    assert found.dtype == np.int8 and np.array_equal(found, numbers)
+    size = {2: 8, 3: 5, 4: 4, 5: 3, 6: 3}.get(values, 2)
+    assert len(tensors[0].raw_data) == -(-105 // size)
 
 
 def test_integers_times_steps_are_the_form_bit_for_bit(tmp_path: Path) -> None:
     model = quantized(nn.Sequential(nn.Linear(30, 20)), "uniform8")
-    found = export(model, (torch.randn(2, 30),), tmp_path / "m.onnx")
-    held = {e.name: onnx.numpy_helper.to_array(e) for e in onnx.load(str(found.path)).graph.initializer}
-    numbers, scale = held["0.weight_integers"], held["0.weight_scale"]
-    assert numbers.dtype == np.int8
-    assert np.array_equal(numbers * scale[:, None], model[0].weight.detach().numpy())
+    graph = onnx.load(str(export(model, (torch.randn(2, 30),), tmp_path / "m.onnx").path)).graph
+    held = {entry.name: onnx.numpy_helper.to_array(entry) for entry in graph.initializer}
+    (node,) = (node for node in graph.node if node.op_type == "DequantizeLinear")
+    assert node.input[0] == "0.weight" and held["0.weight"].dtype == np.int8
+    assert np.array_equal(held["0.weight"] * held[node.input[1]][:, None], model[0].weight.detach().numpy())
 
 
 def test_rounded_inputs_are_computed_in_integers(tmp_path: Path) -> None:
