@@ -1,0 +1,57 @@
+"""A VGG-16 made fast: half its channels and integers of eight bits, on CIFAR-10, with controls beside."""
+
+from __future__ import annotations
+
+from tersenet.core.record import Record
+from tersenet.experiments.table import TABLES, Row, Table
+
+LEAN = {0: 32, 3: 32, 7: 64, 10: 64, 14: 128, 17: 128, 20: 128, 24: 192, 27: 192, 30: 192, 34: 128, 37: 128, 40: 128}
+"""Place of a convolution in `features` → channels that stay: half in the first three blocks, 3/8 and 1/4 in the next.
+Late layers of this net have the most to spare on CIFAR-10 (Li et al. 2017, arXiv 1608.08710, §4.1)."""
+
+
+def _channels(record: Record) -> str:
+    """Filters of each convolution, first to last, and the share of the dense network's MACs that is left."""
+    widths = "–".join(str(row.shape[0]) for row in record.tensors if len(row.shape) == 4)
+    dense, left = record.figures.macs, record.figures.macs_file
+    return f"{widths}, {left / dense:.1%} of the MACs" if dense and left else widths
+
+
+def _row(name: str, recipe: str, about: str, *overrides: str) -> Row:
+    return Row(name, f"deploy/{recipe}.yaml", about, overrides, seeds=(0,))
+
+
+def _keep(widths: dict[int, int]) -> str:
+    """As an override of the first stage."""
+    return f"stages.0.keep={{{', '.join(f'features.{place}: {width}' for place, width in widths.items())}}}"
+
+
+TABLES.register("deploy")(
+    Table(
+        title="VGG-16 made fast, CIFAR-10 JPEG-recoded",
+        data="cifar10",
+        head="channels of the convolutions",
+        detail=_channels,
+        remark=(
+            "All rows share one dense training of 12 epochs. What follows takes 6 more, and so does the dense net\n"
+            "of the row `longer`, with which the others are to be compared. CIFAR-10 is recoded as JPEG here, which\n"
+            "costs a point or two. How fast the files are, and their errors in other runtimes: `docs/DEPLOY.md`."
+        ),
+        rows=(
+            _row("longer", "vgg16_longer", "The dense net, trained as long as the others; nothing is removed."),
+            _row("half", "vgg16_half", "Half the channels of each layer, by Taylor expansion."),
+            _row(
+                "half_random", "vgg16_half", "As many channels at random, trained as long.", "stages.0.criterion=random"
+            ),
+            _row("half_int8", "vgg16", "Half the channels, then 8 bits with calibrated ranges, not trained further."),
+            _row("half_int8_learned", "vgg16_learned", "The same with steps learned in one more epoch."),
+            _row(
+                "lean_int8",
+                "vgg16",
+                "Half the channels of each layer gone, of late ones up to three quarters; then as half_int8.",
+                "stages.0.ratio=null",
+                _keep(LEAN),
+            ),
+        ),
+    )
+)
