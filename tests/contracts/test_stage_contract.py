@@ -49,7 +49,8 @@ SETTINGS = {
         {"finetune": TRAINING},
         {"scale": "none", "stochastic": True, "finetune": {"steps": 12, "lr": 0.05}},
     ],
-    "quantize.equalize": [{}],
+    "quantize.equalize": [{}, {"absorb": True, "relu6": True}],
+    "quantize.fold": [{}],
     "quantize.ternary": [
         {"finetune": TRAINING},
         {"values": "fixed", "scale": "filter", "finetune": TRAINING},
