@@ -20,6 +20,10 @@ TRAINING = {"steps": 6, "lr": 0.02}
 SGD = {"steps": 6, "lr": 0.02, "optimizer": "sgd", "momentum": 0}
 SETTINGS = {
     "factorize.decay": [{"strength": 0.1, "every": 2, "finetune": SGD}],
+    "factorize.depthwise": [
+        {"rank": 2, "finetune": TRAINING},
+        {"objective": "outputs", "finetune": TRAINING},
+    ],
     "factorize.low_rank": [
         {"rank": 2, "finetune": TRAINING},
         {"parameters": 0.8, "objective": "outputs", "finetune": TRAINING},
@@ -67,6 +71,10 @@ SETTINGS = {
         {"layout": "inputs", "size": 1, "k": 2, "codebook": "float16", "finetune": TRAINING},
     ],
     "quantize.rate_aware": [{"price": 1e-6, "step": 0.1, "finetune": TRAINING}],
+    "quantize.rdoq": [
+        {"price": 1e-6, "step": 0.1, "batches": 1, "finetune": TRAINING},
+        {"price": 1e-6, "step": 0.2, "states": 4, "weighting": "none", "finetune": TRAINING},
+    ],
     "quantize.share": [
         {"bits": 3, "finetune": TRAINING},
         {"bits": 4, "init": "exact", "codebook": "float16", "finetune": TRAINING},

@@ -7,17 +7,20 @@ from typing import Any
 import pytest
 import tensorly
 import torch
+from tensorly.cp_tensor import CPTensor
+from tensorly.decomposition import parafac
 from torch import nn
 from torch.nn.utils import parametrize
 
 import tersenet.factorize  # noqa: F401
 from tersenet.core.errors import ModelError
-from tersenet.factorize.conv import compose, cp, decompose, tucker
+from tersenet.factorize.conv import compose, decompose, tucker
+from tersenet.factorize.cp import alternating, cp
 from tersenet.factorize.moments import moment_of
 from tersenet.graph.edits import apply, change, noted
 from tersenet.graph.factors import RANKS, factored, largest, obstacle, shape_of
 
-KINDS = ("svd", "channel", "spatial", "cp", "tucker")
+KINDS = ("svd", "channel", "spatial", "cp", "tucker", "depthwise")
 
 LAYERS: dict[str, Any] = {
     "plain": lambda: nn.Conv2d(5, 6, 3),
@@ -65,7 +68,7 @@ def test_at_full_rank_the_factors_give_what_the_layer_gives(name: str, kind: str
     torch.testing.assert_close(model(x), layer(x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["svd", "channel", "tucker"])
+@pytest.mark.parametrize("kind", ["svd", "channel", "tucker", "depthwise"])
 @pytest.mark.parametrize("layer", [nn.Conv1d(4, 5, 3, 2, 1), nn.Conv3d(3, 4, (1, 2, 3), groups=1, padding=1)], ids=str)
 def test_other_dimensions(kind: str, layer: Any) -> None:
     x = torch.randn(2, layer.in_channels, *[7] * len(layer.kernel_size))
@@ -98,6 +101,7 @@ def test_the_chains_are_those_of_the_papers() -> None:
         (3, 4, (3, 5), (2, 1), (1, 2), 1),
         (4, 6, one, plain, none, 1),
     ]
+    assert kernels("depthwise", 2) == [(8, 16, (3, 5), (2, 1), (1, 2), 8), (16, 6, one, plain, none, 1)]
 
 
 def test_cp_finds_a_planted_tensor_and_its_terms_have_even_norms() -> None:
@@ -105,12 +109,27 @@ def test_cp_finds_a_planted_tensor_and_its_terms_have_even_norms() -> None:
     planted = [torch.randn(size, 4, dtype=torch.float64) for size in (7, 6, 3, 3)]
     weight = torch.einsum("nr,cr,ir,jr->ncij", *planted)
     found = cp(weight, 4, seed=1)
-    assert float((compose("cp", found) - weight).norm() / weight.norm()) < 1e-3
+    assert float((compose("cp", found, (4,)) - weight).norm() / weight.norm()) < 1e-3
     norms = torch.stack(
         [found[0].flatten(1).norm(dim=1), found[1].flatten(1).norm(dim=1), found[3].flatten(1).norm(dim=0)]
     )
     torch.testing.assert_close(norms, norms.mean(0).expand_as(norms))
     assert all(torch.equal(a, b) for a, b in zip(found, cp(weight, 4, seed=1), strict=True))
+
+
+def test_cp_goes_the_way_of_tensorly() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(7, 6, 3, 2, dtype=torch.float64)
+    start = [torch.rand(size, 5, dtype=torch.float64) for size in weight.shape]
+    begun = (torch.ones(5, dtype=torch.float64), [factor.clone() for factor in start])
+    with tensorly.backend_context("pytorch"):
+        theirs = tensorly.cp_to_tensor(parafac(weight, 5, n_iter_max=12, init=CPTensor(begun), tol=0))
+    ours = torch.einsum("nr,cr,ir,jr->ncij", *alternating(weight, start, 12, -1))
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8)
+
+
+def test_cp_of_nothing_is_nothing() -> None:
+    assert not compose("cp", cp(torch.zeros(4, 5, 3, 3, dtype=torch.float64), 3, seed=0), (3,)).any()
 
 
 def test_what_factors_stand_for_is_what_tensorly_reconstructs() -> None:
@@ -119,10 +138,10 @@ def test_what_factors_stand_for_is_what_tensorly_reconstructs() -> None:
     b, u, v, a = cp(weight, 3, seed=0)
     columns = [a.flatten(1), b.flatten(1).T, u.flatten(1).T, v.flatten(1).T]
     with tensorly.backend_context("pytorch"):
-        torch.testing.assert_close(compose("cp", [b, u, v, a]), tensorly.cp_to_tensor((None, columns)))
+        torch.testing.assert_close(compose("cp", [b, u, v, a], ()), tensorly.cp_to_tensor((None, columns)))
         first, core, last = tucker(weight, 4, 3)
         expected = tensorly.tucker_to_tensor((core, [last.flatten(1), first.flatten(1).T]), skip_factor=None)
-    torch.testing.assert_close(compose("tucker", [first, core, last]), expected)
+    torch.testing.assert_close(compose("tucker", [first, core, last], ()), expected)
 
 
 def test_tucker_is_at_least_as_near_as_truncated_unfoldings() -> None:
@@ -132,7 +151,7 @@ def test_tucker_is_at_least_as_near_as_truncated_unfoldings() -> None:
     u = torch.linalg.svd(weight.flatten(1))[0][:, :4]
     v = torch.linalg.svd(weight.transpose(0, 1).flatten(1))[0][:, :3]
     plain = torch.einsum("ncij,na,ma,cb,db->mdij", weight, u, u, v, v)
-    near = compose("tucker", tucker(weight, 4, 3))
+    near = compose("tucker", tucker(weight, 4, 3), (4, 3))
     assert float((near - weight).norm()) <= float((plain - weight).norm()) * (1 + 1e-9)
 
 
@@ -146,7 +165,7 @@ def test_below_full_rank_the_error_is_the_tail_of_the_unfolding(kind: str) -> No
         "spatial": weight.permute(1, 2, 0, 3).flatten(2).flatten(0, 1),
     }[kind]
     tail = torch.linalg.svdvals(unfolded)[2:].norm()
-    torch.testing.assert_close((compose(kind, decompose(kind, weight, (2,))) - weight).norm(), tail)
+    torch.testing.assert_close((compose(kind, decompose(kind, weight, (2,)), (2,)) - weight).norm(), tail)
 
 
 # ---- what cannot be done, and files that ask for it ------------------------------------------------------------------
@@ -160,6 +179,8 @@ def test_below_full_rank_the_error_is_the_tail_of_the_unfolding(kind: str) -> No
         (nn.ConvTranspose2d(3, 4, 3), "svd", "no linear layer"),
         (nn.Conv2d(4, 8, 3, groups=4), "svd", "depthwise"),
         (nn.Linear(3, 4), "cp", "say 'svd'"),
+        (nn.Linear(3, 4), "depthwise", "say 'svd'"),
+        (nn.Conv2d(3, 4, 1), "depthwise", "its kernel is 1×1"),
         (nn.Conv2d(3, 4, 1), "spatial", "larger than 1×1"),
         (nn.Conv1d(3, 4, 3), "cp", "two-dimensional"),
         (nn.Embedding(3, 4, max_norm=1.0), "svd", "max_norm"),

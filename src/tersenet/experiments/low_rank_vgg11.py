@@ -8,6 +8,7 @@ from tersenet.experiments.table import TABLES, Row, Table
 RECIPE = "low_rank/vgg11_cp.yaml"
 LAYERS = (0, 4, 8, 11, 15, 18, 22, 25)
 """Places of the convolutions in `features`."""
+TUNED = "{epochs: 1, optimizer: sgd, lr: 0.005, l2: 5e-4, warmup: 0.1, clip_norm: 2}"
 
 
 def _costs(record: Record) -> str:
@@ -16,32 +17,23 @@ def _costs(record: Record) -> str:
     return "; ".join(found) or "–"
 
 
-def _row(place: int, name: str, about: str, *overrides: str) -> Row:
-    return Row(f"layer{place}_{name}", RECIPE, f"features.{place} {about}", overrides, seeds=(0,))
+def _row(place: int) -> Row:
+    about = f"features.{place} by CP, 25 % of its parameters."
+    return Row(f"layer{place}", RECIPE, about, (f"stages.0.targets=[features.{place}]",), seeds=(0,))
 
 
 TABLES.register("low_rank_vgg11")(
     Table(
-        title="CP decomposition of VGG-11, layer by layer, CIFAR-10 JPEG-recoded",
+        title="Factors of VGG-11: CP layer by layer, and all layers at once; CIFAR-10 JPEG-recoded",
         data="cifar10",
         head="rank, error of the weight, cost",
         detail=_costs,
         remark=(
-            "One layer at a time, all others as they are; not fine-tuned, but for the last row of all layers but the\n"
-            "first (1 epoch). The time of each layer beside its factors: `python benchmarks/factorized_latency.py`."
+            "One layer at a time, all others as they are, not fine-tuned; then all but the first, after 1 epoch. The time\n"
+            "of each layer beside its factors: `python benchmarks/factorized_latency.py`."
         ),
         rows=(
-            *(
-                _row(
-                    place,
-                    f"cp{round(100 * share)}",
-                    f"by CP, {share:.0%} of its parameters.",
-                    f"stages.0.targets=[features.{place}]",
-                    f"stages.0.parameters={share}",
-                )
-                for place in LAYERS
-                for share in (0.5, 0.25)
-            ),
+            *(_row(place) for place in LAYERS),
             Row(
                 "all_cp25_finetuned",
                 RECIPE,
@@ -49,9 +41,23 @@ TABLES.register("low_rank_vgg11")(
                 (
                     "stages.0.targets=[Conv2d]",
                     "stages.0.ignore=[features.0]",
-                    "stages.0.finetune={epochs: 1, optimizer: sgd, lr: 0.005, l2: 5e-4, warmup: 0.1, clip_norm: 2}",
+                    f"stages.0.finetune={TUNED}",
                 ),
                 seeds=(0,),
+            ),
+            *(
+                Row(
+                    f"all_depthwise{kernels}_finetuned",
+                    RECIPE,
+                    f"All layers but the first depthwise separable, {kernels} kernel{'s' * (kernels > 1)} for each "
+                    "channel, 1 epoch of training.",
+                    (
+                        f"stages=[{{method: factorize.depthwise, rank: {kernels}, ignore: [features.0], "
+                        f"finetune: {TUNED}}}]",
+                    ),
+                    seeds=(0,),
+                )
+                for kernels in (1, 2)
             ),
         ),
     )

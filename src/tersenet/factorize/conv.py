@@ -6,22 +6,19 @@ A weight is that of one group, float64, [N, C, *kernel] or [N, M]. Matrices whos
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 
 import tensorly
 import torch
-from tensorly.decomposition import parafac, partial_tucker
+from tensorly.decomposition import partial_tucker
 
-from tersenet.factorize.svd import Factors, truncated
+from tersenet.factorize.cp import cp
+from tersenet.factorize.svd import Factors, aware, square_root, truncated
 
 Weights = list[torch.Tensor]
 
-SWEEPS, TOLERANCE = 100, 1e-7
-"""Of alternating least squares: rounds at most, and the gain in relative error below which it ends."""
-
 
 def unfold(kind: str, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The matrices whose ranks are those of the factors; none for cp, whose rank is that of the tensor.
+    """The matrices whose ranks are those of the factors; none for cp and depthwise, whose ranks are those of none.
 
     svd: [N, C·k·k]. channel: [C, N·k·k]. spatial: [C·k, N·k], rows (input, row of the kernel). tucker: the first two.
     """
@@ -64,43 +61,9 @@ def decompose(kind: str, weight: torch.Tensor, ranks: Sequence[int], seed: int =
         return cp(weight, ranks[0], seed)
     if kind == "tucker":
         return tucker(weight, ranks[0], ranks[1])
+    if kind == "depthwise":
+        return depthwise(weight, ranks[0])
     return fold(kind, truncated(unfold(kind, weight)[0], ranks[0]), weight.shape)
-
-
-def cp(weight: torch.Tensor, rank: int, seed: int) -> Weights:
-    """W[n, c, i, j] ≈ Σ_r A[n, r]·B[c, r]·U[i, r]·V[j, r] as 1×1, depthwise k×1, depthwise 1×k and 1×1.
-
-    Lebedev et al. 2015, "Speeding-up Convolutional Neural Networks Using Fine-tuned CP-Decomposition", arXiv 1412.6553,
-    eq. 2–7, by alternating least squares. The four vectors of a term get equal norms, without which training is
-    unstable (their §4).
-    """
-    if rank == prod(weight.shape) // max(weight.shape):
-        return _cp_layers(_fibres(weight))
-    with tensorly.backend_context("pytorch", local_threadsafe=True):
-        found = parafac(weight, rank, n_iter_max=SWEEPS, init="random", tol=TOLERANCE, random_state=seed)
-    norms = torch.stack([factor.norm(dim=0) for factor in found.factors])
-    each = norms.prod(0) ** (1 / len(norms))
-    return _cp_layers(
-        [factor * (each / norm.clamp(min=1e-300)) for factor, norm in zip(found.factors, norms, strict=True)]
-    )
-
-
-def _fibres(weight: torch.Tensor) -> Weights:
-    """The exact terms: each fibre along the longest dimension, times unit vectors along the others."""
-    longest = max(range(weight.ndim), key=lambda dim: weight.shape[dim])
-    rest = [size for dim, size in enumerate(weight.shape) if dim != longest]
-    places = iter(torch.unravel_index(torch.arange(prod(rest)), rest))
-    return [
-        weight.movedim(dim, 0).reshape(size, -1)
-        if dim == longest
-        else torch.eye(size, dtype=weight.dtype)[next(places)].T
-        for dim, size in enumerate(weight.shape)
-    ]
-
-
-def _cp_layers(factors: Weights) -> Weights:
-    a, b, u, v = factors
-    return [b.T[:, :, None, None], u.T[:, None, :, None], v.T[:, None, None, :], a[:, :, None, None]]
 
 
 def tucker(weight: torch.Tensor, outputs: int, inputs: int) -> Weights:
@@ -110,9 +73,30 @@ def tucker(weight: torch.Tensor, outputs: int, inputs: int) -> Weights:
     arXiv 1511.06530, §3.1 (Tucker-2).
     """
     with tensorly.backend_context("pytorch", local_threadsafe=True):
-        (core, (a, b)), _ = partial_tucker(weight, rank=[outputs, inputs], modes=[0, 1], tol=TOLERANCE)
+        (core, (a, b)), _ = partial_tucker(weight, rank=[outputs, inputs], modes=[0, 1], tol=1e-7)
     ones = [1] * (weight.ndim - 2)
     return [b.T.reshape(inputs, -1, *ones), core, a.reshape(-1, outputs, *ones)]
+
+
+def depthwise(weight: torch.Tensor, rank: int, root: torch.Tensor | None = None) -> Weights:
+    """W[n, c, …] ≈ Σ_k A[n, c, k]·D[c, k, …]: K kernels for each input channel, and 1×1.
+
+    By the SVD of each input channel's [N, places], which is exact at K = min(N, places): Guo et al. 2018, "Network
+    Decoupling: From Regular to Depthwise Separable Convolutions", arXiv 1808.05517, theorem 1. root: [M, M], S with
+    S·Sᵀ = E[x xᵀ] of the rows of C·places that are read; kernels then are those that keep what each channel gives, and
+    A = argmin E‖(W − A·D)x‖².
+    """
+    n, c, *kernel = weight.shape
+    channels = weight.reshape(n, c, -1).transpose(0, 1)
+    if root is None:
+        mixed, kernels = truncated(channels, rank)
+        mixing = mixed.transpose(0, 1).reshape(n, -1)
+    else:
+        own = root.reshape(c, -1, root.shape[-1])
+        kernels = aware(channels, rank, square_root(own @ own.mT))[1]
+        every = torch.block_diag(*kernels)  # type: ignore[no-untyped-call]
+        mixing = weight.reshape(n, -1) @ root @ torch.linalg.pinv(every @ root)
+    return [kernels.reshape(c * rank, 1, *kernel), mixing.reshape(n, c * rank, *[1] * len(kernel))]
 
 
 RULES = {
@@ -121,10 +105,15 @@ RULES = {
     "spatial": "kciz,nkzj->ncij",
     "cp": "rcyz,rwiz,rwyj,nrwz->ncij",
     "tucker": "sc...,ts...,nt...->nc...",
+    "depthwise": "ck...,nck...->nc...",
 }
 """Which entries of the factors are multiplied; y, z and w run over one place only."""
 
 
-def compose(kind: str, weights: Weights) -> torch.Tensor:
-    """The weight (of one group) that the factors stand for."""
+def compose(kind: str, weights: Weights, ranks: Sequence[int]) -> torch.Tensor:
+    """The weight (of one group) that the factors of these ranks stand for."""
+    if kind == "depthwise":
+        kernels, mixing = weights
+        shape = (-1, ranks[0], *kernels.shape[2:])
+        weights = [kernels.reshape(shape), mixing.reshape(len(mixing), *shape[:2], *mixing.shape[2:])]
     return torch.einsum(RULES[kind], *weights)

@@ -12,7 +12,7 @@ from torch import nn
 from tersenet.core.errors import ModelError
 from tersenet.core.stage import RunContext
 from tersenet.factorize import ranks as choose
-from tersenet.factorize.conv import Weights, compose, decompose, fold, unfold
+from tersenet.factorize.conv import Weights, compose, decompose, depthwise, fold, unfold
 from tersenet.factorize.layers import Cost, cost, dense_cost, parts_of, too_dear
 from tersenet.factorize.moments import Moment, moment_of
 from tersenet.factorize.svd import aware, square_root
@@ -66,7 +66,7 @@ class Factorization:
             self._leave(target, f"factors of rank {spelt(ranks)} would have {small}, the layer has {dense}")
             return False
         found = [self._decomposed(target, part, ranks, roots[i] if roots else None) for i, part in enumerate(parts)]
-        exact, near = torch.cat(parts), torch.cat([compose(self.kind, weights) for weights in found])
+        exact, near = torch.cat(parts), torch.cat([compose(self.kind, weights, ranks) for weights in found])
         self._tell_zeros(target)
         last = self._replaced(target, ranks, found)
         if moment is not None and self._has_own_bias(last):
@@ -99,7 +99,7 @@ class Factorization:
 
     def _matrices(self, part: torch.Tensor, root: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
         found = unfold(self.kind, part)
-        return found if root is None else (found[0] @ root,)
+        return found if root is None or not found else (found[0] @ root,)
 
     def _ranks(self, target: Target, value: Option, matrices: Sequence[Sequence[torch.Tensor]]) -> Ranks | None:
         """By the way of the recipe; None, with a note, where it finds none."""
@@ -139,6 +139,8 @@ class Factorization:
     def _decomposed(self, target: Target, part: torch.Tensor, ranks: Ranks, root: torch.Tensor | None) -> Weights:
         if not bool(part.isfinite().all()):
             raise ModelError(f"{target.name} holds NaN or infinity and cannot be factorised; lower the learning rate")
+        if root is not None and self.kind == "depthwise":
+            return depthwise(part, ranks[0], root)
         if root is not None:
             return fold("svd", aware(unfold("svd", part)[0], ranks[0], root), part.shape)
         seed = int(torch.randint(2**31, (1,), generator=self.context.generator("cp", target.name)))

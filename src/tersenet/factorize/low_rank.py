@@ -18,12 +18,16 @@ from tersenet.forms import Target, match, per_target
 from tersenet.forms.options import one_or_per_layer
 from tersenet.graph.factors import largest, shape_of, spelt
 
-Decomposition = Literal["svd", "channel", "spatial", "cp", "tucker"]
+Decomposition = Literal["svd", "channel", "spatial", "cp", "tucker", "depthwise"]
 Rank = int | tuple[int, int]
 Share = float | dict[str, float]
 
 WAYS = ("rank", "keep", "parameters", "energy", "error", "vbmf")
 """To choose ranks."""
+WITHOUT_SPECTRUM = {"cp": ("rank", "parameters"), "depthwise": ("rank", "keep", "parameters")}
+"""Decompositions whose ranks are not those of a matrix, and the ways that are left."""
+CLOSED = ("svd", "depthwise")
+"""Decompositions that know what is best for the outputs."""
 
 
 @register_stage("factorize.low_rank")
@@ -36,6 +40,7 @@ class LowRank(Stage):
     spatial: k×1 to K channels, 1×k (Jaderberg, Vedaldi & Zisserman 2014, arXiv 1405.3866, scheme 2).
     cp: 1×1, depthwise k×1, depthwise 1×k, 1×1 (Lebedev et al. 2015, arXiv 1412.6553).
     tucker: 1×1, the window, 1×1 (Kim et al. 2016, arXiv 1511.06530); its ranks are those of outputs and of inputs.
+    depthwise: the window for each input channel by itself, K times, and 1×1 (Guo et al. 2018, arXiv 1808.05517).
 
     Objective `weights` makes the error of the weight least, `outputs` that of what the layer gives on data, bias
     included; layers are then dealt with in the order of the model, each on what the model gives it by then. Factors are
@@ -54,7 +59,7 @@ class LowRank(Stage):
     energy: Share | None = Field(None, description="in place of rank: share of the sum of squared singular values")
     error: Share | None = Field(None, description="in place of rank: largest ‖W − Ŵ‖ / ‖W‖ (or of the outputs)")
     vbmf: bool = Field(False, description="in place of rank: what variational Bayes takes for more than noise")
-    objective: Literal["weights", "outputs"] = Field("weights", description="svd: what is kept close")
+    objective: Literal["weights", "outputs"] = Field("weights", description="svd, depthwise: what is kept close")
     split: Literal["train", "validation"] = Field("train", description="objective outputs: where batches come from")
     batches: int = Field(32, ge=1, description="objective outputs: how many")
     batch_size: int = Field(128, ge=1, description="objective outputs: examples in each")
@@ -92,13 +97,16 @@ class LowRank(Stage):
             raise ValueError(
                 f"needs exactly one of {', '.join(WAYS)}" + (f", not {' and '.join(ways)}" if ways else "")
             )
-        if self.decomposition == "cp" and ways[0] not in ("rank", "parameters"):
-            raise ValueError(f"cp has no singular values for '{ways[0]}' to look at; use 'rank' or 'parameters'")
+        left = WITHOUT_SPECTRUM.get(self.decomposition, WAYS)
+        if ways[0] not in left:
+            others = " or ".join(f"'{way}'" for way in left)
+            raise ValueError(f"{self.decomposition} has no singular values for '{ways[0]}' to look at; use {others}")
         pairs = self.rank.values() if isinstance(self.rank, dict) else [self.rank]
         if self.decomposition != "tucker" and any(isinstance(pair, tuple) for pair in pairs):
             raise ValueError(f"two ranks belong to tucker; '{self.decomposition}' has one")
-        if self.objective == "outputs" and self.decomposition != "svd":
-            raise ValueError(f"objective 'outputs' has a closed form for svd only, not for '{self.decomposition}'")
+        if self.objective == "outputs" and self.decomposition not in CLOSED:
+            closed = " and ".join(CLOSED)
+            raise ValueError(f"objective 'outputs' has a closed form for {closed} only, not for '{self.decomposition}'")
         foreign = self.model_fields_set & {"split", "batches", "batch_size", "samples"}
         if self.objective == "weights" and foreign:
             raise ValueError(f"'{min(foreign)}' belongs to objective 'outputs'")

@@ -38,6 +38,8 @@ def obstacle(module: nn.Module, kind: str) -> str | None:
         return f"'{kind}' takes convolutions; say 'svd' for a {type(module).__name__}"
     if kind in ("spatial", "cp") and not (isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1):
         return f"'{kind}' takes two-dimensional convolutions whose kernel is larger than 1×1"
+    if kind == "depthwise" and prod(shape_of(module)[2:]) == 1:
+        return "its kernel is 1×1, which is what comes after a depthwise convolution"
     if isinstance(module, _ConvNd) and module.in_channels == module.groups > 1:
         return "it is a depthwise convolution, which mixes no channels"
     return None
@@ -73,6 +75,8 @@ def largest(kind: str, shape: Sequence[int]) -> Ranks:
         return min(outputs, inputs * places), min(inputs, outputs * places)
     if kind == "cp":
         return (prod(shape) // max(shape),)
+    if kind == "depthwise":
+        return (min(outputs, places),)
     return (min(outputs, inputs * places),)
 
 
@@ -89,6 +93,7 @@ def factored(module: nn.Module, kind: str, ranks: Ranks) -> Factors:
     svd: [K × inputs], [outputs × K]; of an embedding a look-up of K numbers and a linear layer; of a convolution its
         own window to K channels and then 1×1. channel: 1×1 to K channels, then the window. spatial: k×1, 1×k. cp: 1×1,
         depthwise k×1, depthwise 1×k, 1×1. tucker: 1×1, the window, 1×1; ranks are those of outputs and inputs.
+        depthwise: the window, K times for each input channel, and 1×1.
     Of a grouped convolution every group has its own factors, each of these ranks.
 
     Raises ModelError where kind or ranks do not fit.
@@ -153,12 +158,21 @@ def _tucker(module: _ConvNd, outputs: int, inputs: int) -> list[nn.Module]:
     ]
 
 
+def _depthwise(module: _ConvNd, rank: int) -> list[nn.Module]:
+    inner = rank * module.in_channels
+    return [
+        _conv(module, module.in_channels, inner, window=True, groups=module.in_channels),
+        _conv(module, inner, module.out_channels),
+    ]
+
+
 _LAYERS: dict[str, Callable[..., list[nn.Module]]] = {
     "svd": _svd,
     "channel": _channel,
     "spatial": _spatial,
     "cp": _cp,
     "tucker": _tucker,
+    "depthwise": _depthwise,
 }
 
 RANKS = dict.fromkeys(_LAYERS, ("rank",)) | {"tucker": ("outputs", "inputs")}
