@@ -29,6 +29,7 @@ from tersenet.forms import (
     match,
     weight_of,
 )
+from tersenet.forms.dependent import Dependent
 from tersenet.forms.rotated import Rotated
 
 
@@ -94,6 +95,10 @@ def _learned_uniform(weight: torch.Tensor, support: torch.Tensor | None) -> Form
     return Uniform(torch.tensor([0.1]), torch.tensor([-16]), 32, learned=True, support=support)
 
 
+def _dependent(weight: torch.Tensor, support: torch.Tensor | None) -> Form:
+    return Dependent(torch.tensor([0.05]), 8, 4, support=support, precision="float16")
+
+
 SAMPLES = {
     "dense": [lambda w, s: Dense()],
     "masked": [_masked],
@@ -104,6 +109,7 @@ SAMPLES = {
     "product": [_product],
     "uniform": [_uniform, _learned_uniform],
     "hashed": [_hashed],
+    "dependent": [_dependent, lambda w, s: Dependent(torch.tensor([0.03]), 20, 8, support=s)],
     "rotated": [lambda w, s: Rotated()],
 }
 MAKERS = [maker for name in FORMS for maker in SAMPLES[name]]

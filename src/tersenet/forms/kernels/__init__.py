@@ -1,0 +1,1 @@
+"""Loops of forms that numba compiles, imported only where they run."""

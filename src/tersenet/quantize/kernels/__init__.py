@@ -1,0 +1,1 @@
+"""Loops of quantization that numba compiles, imported only where they run."""
