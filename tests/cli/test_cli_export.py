@@ -71,12 +71,31 @@ def test_bench_times_dense_beside_compressed(file: str, capsys: pytest.CaptureFi
         assert row["throughput"] == pytest.approx(1e3 * row["batch"] / row["p50"])
 
 
+def test_kernels_run_what_torch_runs(file: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(folder / "k.npy", np.random.default_rng(0).random((3, 1, 8, 8), np.float32))
+    outputs = []
+    for runtime in ("torch", "kernels"):
+        assert main(["run", file, str(folder / "k.npy"), "--runtime", runtime, "--json"]) == 0
+        outputs.append(np.array(json.loads(capsys.readouterr().out)["outputs"][0]))
+    np.testing.assert_allclose(*outputs, rtol=0.05, atol=0.05)
+
+
+def test_bench_as_a_page(file: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["bench", file, "--runtime", "torch,kernels", "--batch", "1", "--seconds", "0.02", "--input", "1x8x8"]
+    assert main([*arguments, "--html", str(folder / "bench.html")]) == 0
+    assert "kernels" in capsys.readouterr().out
+    page = (folder / "bench.html").read_text()
+    assert page.count('<rect class="k-values"') == 3 and "kernels, batch 1, 1 thread" in page
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["run", "FILE", "none.npy"], "none.npy: no such file"),
+        (["run", "FILE", "EMPTY"], "holds no array"),
+        (["run", "FILE", "LINE"], "an input of shape [5] has one axis; the first is the batch"),
+        (["run", "FILE", "X", "--out", "/nowhere/out.npz"], "cannot be written: no such file or folder"),
         (["run", "FILE", "X", "--runtime", "tpu"], "there is no runtime 'tpu'"),
-        (["run", "FILE", "X", "--runtime", "kernels"], "runtime 'kernels' computes single layers"),
         (["export", "FILE", "m.xyz", "--input", "1x8x8"], "the ending says the format"),
         (["export", "FILE", "m.onnx", "--input", "1x5x5"], "cannot compute with inputs"),
         (["bench", "FILE", "--batch", "x"], "--batch x: must be whole numbers"),
@@ -87,7 +106,10 @@ def test_mistakes(
     arguments: list[str], sentence: str, file: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     np.save(folder / "X.npy", np.zeros((1, 1, 8, 8), np.float32))
-    words = {"FILE": file, "X": str(folder / "X.npy")}
+    np.save(folder / "line.npy", np.zeros(5, np.float32))
+    np.savez(folder / "empty.npz")
+    places = {"X": "X.npy", "LINE": "line.npy", "EMPTY": "empty.npz"}
+    words = {"FILE": file, **{word: str(folder / name) for word, name in places.items()}}
     assert main([words.get(word, word) for word in arguments]) == 2
     told = capsys.readouterr().err
     assert sentence in told and told.count("\n") == 1

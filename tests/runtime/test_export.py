@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +16,11 @@ from torch.nn import functional as F
 
 from tersenet.core.errors import DataError, ModelError
 from tersenet.core.recipe import ModelSpec
+from tersenet.core.stage import parse_stage
 from tersenet.forms import Binary, Shared, Ternary, Uniform, attach, match, weight_of
 from tersenet.forms.inputs import LAYERS, InputGrid, install
 from tersenet.models import build
+from tersenet.quantize.int8 import Int8
 from tersenet.quantize.ranges import grid
 from tersenet.runtime.export import export
 from tersenet.runtime.packed import packed
@@ -136,17 +140,44 @@ def test_integers_times_steps_are_the_form_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_rounded_inputs_are_computed_in_integers(tmp_path: Path) -> None:
-    import onnxruntime
-
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3))
     model = quantized(model.eval(), "uniform8", inputs=True)
     found = export(model, (torch.randn(2, 3, 16, 16),), tmp_path / "m.onnx")
+    assert optimized(found.path, tmp_path)["QLinearConv"] == 1
+
+
+def optimized(path: Path, folder: Path) -> Counter[str]:
+    """The operators that ONNX Runtime makes of the file."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
     options.log_severity_level = 4
-    onnxruntime.InferenceSession(str(found.path), options, providers=["CPUExecutionProvider"])
-    operators = [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
-    assert "QLinearConv" in operators
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(x + self.norm(self.conv(x)))
+
+
+def test_residual_sums_are_computed_in_integers(tmp_path: Path, toy_context: Any) -> None:
+    """From the first convolution to the last nothing but integers, each value rounded once."""
+    torch.manual_seed(0)
+    data = toy_context((torch.randn(8, 3, 12, 12),), torch.zeros(8, 4))
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), Residual(), Residual(), nn.Conv2d(8, 4, 1))
+    model = parse_stage({"method": Int8.method, "ranges": ["minmax"]}).apply(net.eval(), data)
+    found = export(model, (torch.randn(2, 3, 12, 12),), tmp_path / "m.onnx")
+    nodes = [node.op_type for node in onnx.load(str(found.path)).graph.node]
+    assert nodes.count("QuantizeLinear") == 6  # input, stem, two branches, two sums
+    left = optimized(found.path, tmp_path)
+    assert left["QLinearConv"] == 3 and left["QLinearAdd"] == 2 and not left["Add"] and not left["Relu"]
+    assert left["QuantizeLinear"] == 1 and left["Conv"] + left["FusedConv"] + left["QLinearConv"] == 4
 
 
 def test_int8_file_is_at_most_27_percent_of_the_dense_one(tmp_path: Path) -> None:

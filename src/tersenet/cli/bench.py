@@ -15,7 +15,7 @@ NAME = "bench"
 
 def command(
     files: Annotated[list[Path], typer.Argument(metavar="FILE…", help=".terse files", show_default=False)],
-    runtime: Annotated[str, typer.Option(help="torch, onnx, openvino; several with commas")] = "torch,onnx",
+    runtime: Annotated[str, typer.Option(help="torch, onnx, openvino, kernels; several with commas")] = "torch,onnx",
     batch: Annotated[str, typer.Option(help="inputs in a call, as 1,64")] = "1,64",
     threads: Annotated[str, typer.Option(help="as 1,2")] = "1",
     seconds: Annotated[float, typer.Option(help="for each pair of dense and compressed")] = 2.0,
@@ -24,6 +24,7 @@ def command(
         typer.Option(metavar="SHAPE", help="of one example, as 3x224x224, or 128:int64; once for each input"),
     ] = None,
     recipe: Annotated[Path | None, typer.Option(help="builds the model of a file that cannot say how")] = None,
+    html: Annotated[Path | None, typer.Option(help="a page to write, with bars")] = None,
     json: Json = False,
 ) -> None:
     """Time the compressed network beside the dense one it came from, call by call in turn, in each runtime.
@@ -31,14 +32,19 @@ def command(
     Dense is the same architecture with float weights, where the file names it. Weights are no matter to its time.
     """
     from tersenet.flow.benching import bench_file
+    from tersenet.report.bench import write_bench
 
     batches, counts = _numbers("--batch", batch), _numbers("--threads", threads)
     found = [bench_file(file, runtime.split(","), batches, counts, seconds, input or (), recipe) for file in files]
+    if html:
+        write_bench(found, html)
     if json:
         print_json(found)
         return
     for one in found:
         _print(one)
+    if html:
+        print(f"page: {html}")
 
 
 def _numbers(option: str, text: str) -> list[int]:
@@ -59,5 +65,7 @@ def _print(found: dict[str, Any]) -> None:
             f"{row['p90']:>8.3f}  {row['p99']:>8.3f}  {row['throughput']:>10,.0f}  {row['load']:>7.0f}"
         )
     print(f"peak memory of this process {found['peak_bytes'] / 2**20:,.0f} MiB")
+    for note in found["notes"]:
+        print(f"note: {note}")
     for sentence in found["slower"]:
         print(f"slower: {sentence}")

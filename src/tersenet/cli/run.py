@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tersenet.cli.options import FilePath, Json, print_json
+from tersenet.core.disk import why
 from tersenet.core.errors import DataError
 
 NAME = "run"
@@ -18,7 +19,7 @@ def command(
     inputs: Annotated[
         list[Path], typer.Argument(metavar="INPUT…", help=".npy or .npz, batch first, or one image", show_default=False)
     ],
-    runtime: Annotated[str, typer.Option(help="torch, onnx or openvino")] = "torch",
+    runtime: Annotated[str, typer.Option(help="torch, onnx, openvino or kernels")] = "torch",
     out: Annotated[Path | None, typer.Option(help="an .npz to write the outputs to")] = None,
     recipe: Annotated[Path | None, typer.Option(help="builds the model of a file that cannot say how")] = None,
     json: Json = False,
@@ -33,12 +34,19 @@ def command(
 
     arrays = [array for path in inputs for array in _arrays(path)]
     shapes = ["x".join(map(str, one.shape[1:])) + f":{one.dtype.name}" for one in arrays]
-    found = deploy(file, runtime, shapes=shapes, recipe=recipe)(*arrays)
+    if flat := [one.shape for one in arrays if one.ndim < 2]:
+        raise DataError(f"an input of shape {list(flat[0])} has one axis; the first is the batch, so it takes two")
+    session = deploy(file, runtime, shapes=shapes, recipe=recipe)
+    found = session(*arrays)
     outputs = found if isinstance(found, tuple) else (found,)
     if out is not None:
-        np.savez(out, *outputs)
+        try:
+            np.savez(out, *outputs)
+        except OSError as error:
+            raise DataError(f"{out}: cannot be written: {why(error)}") from None
     if json:
-        print_json({"file": str(file), "runtime": runtime, "outputs": [one.tolist() for one in outputs]})
+        plain = [one.tolist() for one in outputs]
+        print_json({"file": str(file), "runtime": runtime, "outputs": plain, "notes": session.notes})
         return
     for one in outputs:
         print(f"{'×'.join(map(str, one.shape))} {one.dtype}")
@@ -46,6 +54,8 @@ def command(
             for row in one[:10]:
                 best = np.argsort(row)[::-1][:5]
                 print("  " + "  ".join(f"{place}: {row[place]:.4g}" for place in best))
+    for note in session.notes:
+        print(f"note: {note}")
 
 
 def _arrays(path: Path) -> list[Any]:
@@ -63,6 +73,8 @@ def _arrays(path: Path) -> list[Any]:
         raise DataError(f"{path}: no such file") from None
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path}: is neither .npy, .npz nor an image: {error}") from None
+    if not found:
+        raise DataError(f"{path}: holds no array")
     if any(one.ndim == 0 for one in found):
         raise DataError(f"{path}: holds a single number; the first axis of an input is the batch")
     return found

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from tersenet.core.errors import RecipeError
-from tersenet.flow.deployable import deployable
+from tersenet.flow.deployable import Deployable, deployable
+from tersenet.flow.measuring import machine
 from tersenet.runtime.bench import bench, peak_bytes
 from tersenet.runtime.export import export
 from tersenet.runtime.plain import plain
@@ -30,8 +32,8 @@ def bench_file(
     shapes: Sequence[str] = (),
     recipe: Path | None = None,
 ) -> dict[str, Any]:
-    """{file, file_bytes, sizes, rows, slower, peak_bytes}: a row for each of dense and compressed, runtime, batch and
-    number of threads.
+    """{file, file_bytes, exported_bytes, rows, slower, notes, peak_bytes, machine}: a row for each of dense and
+    compressed, runtime, batch and number of threads. With runtime 'kernels' the dense network computes in torch.
 
     Raises TersenetError where the file cannot be loaded, or a runtime is missing or cannot express the model.
     """
@@ -41,18 +43,17 @@ def bench_file(
         raise RecipeError("--batch, --threads and --seconds must be positive")
     found = deployable(file, shapes, recipe)
     models = {"compressed": found.model, **({"dense": found.dense.eval()} if found.dense is not None else {})}
-    rows, sizes = [], {}
+    rows: list[dict[str, Any]] = []
+    sizes: dict[str, int] = {}
+    notes: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         for runtime in runtimes:
-            sources: dict[str, Path | nn.Module] = {}
-            for name, model in models.items():
-                if runtime == "torch":
-                    sources[name] = plain(model)
-                    continue
-                path = Path(folder) / f"{name}{'.onnx' if runtime == 'onnx' else '.xml'}"
-                codes = found.codes if name == "compressed" else {}
-                sizes[f"{name} {runtime}"] = export(model, found.inputs(2), path, codes=codes).bytes
-                sources[name] = path
+            made = {
+                name: _ready(name, model, found, runtime, file, recipe, Path(folder)) for name, model in models.items()
+            }
+            sizes |= {f"{name} {runtime}": one.bytes for name, one in made.items() if one.bytes is not None}
+            notes += [note for one in made.values() for note in one.notes]
+            sources = {name: one.source for name, one in made.items()}
             for batch in batches:
                 inputs = [one.numpy() for one in found.inputs(batch)]
                 for count in threads:
@@ -63,8 +64,35 @@ def bench_file(
         "exported_bytes": sizes,
         "rows": rows,
         "slower": _slower(rows),
+        "notes": notes,
         "peak_bytes": peak_bytes(),
+        "machine": machine(torch.device("cpu")),
     }
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """bytes: of the exported file, if there is one."""
+
+    source: Path | nn.Module
+    bytes: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _ready(
+    name: str, model: nn.Module, found: Deployable, runtime: str, file: Path, recipe: Path | None, folder: Path
+) -> _Ready:
+    """The dense or the compressed network as the runtime takes it."""
+    if runtime == "kernels" and name == "compressed":
+        from tersenet.flow.on_kernels import on_kernels  # loads a compiler
+
+        on, notes = on_kernels(file, recipe)
+        return _Ready(on, notes=notes)
+    if runtime in ("torch", "kernels"):
+        return _Ready(plain(model))
+    path = folder / f"{name}{'.onnx' if runtime == 'onnx' else '.xml'}"
+    exported = export(model, found.inputs(2), path, codes=found.codes if name == "compressed" else {})
+    return _Ready(path, exported.bytes, exported.notes)
 
 
 def _slower(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -74,7 +102,6 @@ def _slower(rows: Sequence[dict[str, Any]]) -> list[str]:
     for (runtime, batch, threads, name), ms in cases.items():
         dense = cases.get((runtime, batch, threads, "dense"))
         if name == "compressed" and dense is not None and ms > SLOWER * dense:
-            found.append(
-                f"compressed is {ms / dense:.2f}× as slow as dense in {runtime}, batch {batch}, {threads} threads"
-            )
+            case = f"{runtime}, batch {batch}, {threads} thread{'s' * (threads > 1)}"
+            found.append(f"compressed takes {ms / dense:.2f}× the time of dense in {case}")
     return found

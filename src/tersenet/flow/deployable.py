@@ -12,7 +12,7 @@ from torch import nn
 from tersenet import artifact
 from tersenet.core.code import Code
 from tersenet.flow.prepare import register_methods
-from tersenet.flow.profiling import _inputs, _subject
+from tersenet.flow.profiling import inputs_of, subject_of
 
 
 @dataclass(frozen=True)
@@ -34,5 +34,5 @@ def deployable(file: Path, shapes: Sequence[str] = (), recipe: Path | None = Non
     """
     register_methods()
     codes = dict(artifact.read(file).tensors)
-    subject = _subject(str(file), recipe, ())
-    return Deployable(subject.model, codes, lambda batch: _inputs(subject, shapes, batch), subject.dense)
+    subject = subject_of(str(file), recipe, ())
+    return Deployable(subject.model, codes, lambda batch: inputs_of(subject, shapes, batch), subject.dense)

@@ -22,12 +22,16 @@ def deploy(
 ) -> Session:
     """The model of a .terse file as a function, `session(x)`, of numpy arrays or tensors.
 
+    runtime 'kernels': layers compute with their weights as stored, and `session.notes` names those that do not.
     Raises ModelError where the runtime is not installed or cannot express the model; see `deployable` for the rest.
     """
-    if runtime == "kernels":
-        raise ModelError("runtime 'kernels' computes single layers so far (tersenet.runtime.engine), not whole files")
     if runtime not in RUNTIMES:
         raise ModelError(f"there is no runtime '{runtime}'; there are {', '.join(RUNTIMES)}")
+    if runtime == "kernels":
+        from tersenet.flow.on_kernels import on_kernels  # loads a compiler
+
+        model, notes = on_kernels(Path(file), recipe)
+        return Session(model, runtime, threads=threads, notes=notes)
     found = deployable(Path(file), shapes, recipe)
     if runtime == "torch":
         return Session(found.model, runtime, threads=threads)

@@ -70,8 +70,8 @@ def profile_target(
         name, value = ("--batch", batch) if batch < 1 else ("--sram", sram)
         raise RecipeError(f"{name} {value}: must be at least {1 if batch < 1 else 0}")
     register_methods()
-    subject = _subject(target, recipe, tuple(overrides))
-    inputs = _inputs(subject, shapes, batch)
+    subject = subject_of(target, recipe, tuple(overrides))
+    inputs = inputs_of(subject, shapes, batch)
     dense, at_hand = None, _watched(subject, subject.model, inputs)
     if subject.dense is not None:
         dense = _watched(subject, subject.dense, inputs)
@@ -79,7 +79,8 @@ def profile_target(
     return _profile(subject, dense, at_hand, inputs, roof, sram=sram, integer=integer)
 
 
-def _subject(target: str, recipe_path: Path | None, overrides: tuple[str, ...]) -> Subject:
+def subject_of(target: str, recipe_path: Path | None, overrides: tuple[str, ...]) -> Subject:
+    """What `target` names; raises TersenetError where it cannot be read or built."""
     path = Path(target)
     if recipe_path is not None and path.suffix != ".terse":
         raise RecipeError(f"--recipe {recipe_path}: builds the model of a .terse file, which {target} is not")
@@ -112,7 +113,8 @@ def _recipe_of(contents: artifact.Contents, overrides: tuple[str, ...]) -> Recip
     return Recipe.parse(with_overrides({key: value for key, value in plain.items() if value}, overrides))
 
 
-def _inputs(subject: Subject, shapes: Sequence[str], batch: int) -> tuple[torch.Tensor, ...]:
+def inputs_of(subject: Subject, shapes: Sequence[str], batch: int) -> tuple[torch.Tensor, ...]:
+    """Noise, of `shapes` ('3x224x224') or else like the model's example; raises ModelError where there is neither."""
     if shapes:
         made = [_input(text, batch) for text in shapes]
         return tuple(made)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -13,11 +13,16 @@ from tersenet.core.errors import DataError, ModelError, RecipeError
 from tersenet.core.stage import Phase, RunContext, Stage, register_stage
 from tersenet.core.training import Training
 from tersenet.forms import Target, match, per_target
+from tersenet.forms.addends import install
 from tersenet.forms.inputs import CHILD, LAYERS, InputGrid
 from tersenet.forms.options import one_or_per_layer
 from tersenet.graph.edits import change
 from tersenet.quantize.observe import observed
 from tersenet.quantize.ranges import Range, Scheme, grid
+from tersenet.quantize.sums import Points, Value, points
+
+SUM_BITS = 8
+"""What runtimes add in."""
 
 
 @register_stage("quantize.activations")
@@ -26,7 +31,7 @@ class ActivationQuantization(Stage):
 
     Jacob et al. 2018, arXiv 1712.05877, §2 (affine grids with a zero point), with ranges from calibration data, or
     steps learned along with the weights: Esser et al. 2020, "Learned Step Size Quantization", arXiv 1902.08153. One
-    grid for each layer's input; together with `quantize.uniform` at 8 bits it is what int8 runtimes compute.
+    grid for each value that layers read; together with `quantize.uniform` at 8 bits it is what int8 runtimes compute.
 
     Targets are linear and (transposed) convolution layers, by their weights; without any, all of these.
     """
@@ -40,6 +45,7 @@ class ActivationQuantization(Stage):
     split: Literal["train", "validation"] = Field("train", description="what the ranges are taken from, unlabelled")
     batches: int = Field(8, gt=0, description="of that split")
     batch_size: int = Field(64, gt=0, description="examples in each")
+    sums: bool = Field(False, description="round what residual sums of images add up too, to 8 bits")
     learn_step: bool = Field(False, description="train the steps (LSQ)")
     finetune: Training | None = Field(None, description="trains the model through the rounding")
 
@@ -79,10 +85,19 @@ class ActivationQuantization(Stage):
                 layers[name] = (layer, bits[target.name])
         if context.dry:
             return model  # there is no data, and hardly a byte to it
-        seen = observed(model, {name: layer for name, (layer, _) in layers.items()}, self._batches(context), context)
+        batches = self._batches(context)
+        found = points(model, {name: layer for name, (layer, _) in layers.items()}, tuple(x[:2] for x in batches[0]))
+        if self.sums:
+            self._round_sums(model, found, batches, context)
+        first = _first_readers(found.reads, {name: width for name, (_, width) in layers.items()})
+        seen = observed(model, {name: layers[name][0] for name in dict.fromkeys(first.values())}, batches, context)
         for name, (_, width) in layers.items():
-            if name in seen:
-                self._round(model, name, seen[name], width)
+            place = found.rounds.get(found.reads.get(name, (0, 0))) if self.sums and width == SUM_BITS else None
+            if place is not None:  # on that grid by then
+                self._put(model, f"{name}.{CHILD}", "input_grid", *_held(model.get_submodule(".".join(place))), width)
+            elif first[name] in seen:
+                step, low = self._grid(f"the input of {name}", seen[first[name]], width)
+                self._put(model, f"{name}.{CHILD}", "input_grid", step, low, width)
             else:
                 context.note(f"the input of {name} is left as it is: the model does not call the layer")
         if self.finetune is not None:
@@ -112,13 +127,46 @@ class ActivationQuantization(Stage):
             raise DataError(f"{self.method} takes its ranges from the {self.split} split, which is empty")
         return found
 
-    def _round(self, model: nn.Module, name: str, values: torch.Tensor, bits: int) -> None:
+    def _round_sums(
+        self, model: nn.Module, found: Points, batches: list[tuple[torch.Tensor, ...]], context: RunContext
+    ) -> None:
+        """Values that are added up, each rounded where it is made, or where the block that adds it up is given it."""
+        places = {f"{name}.{child}": (model.get_submodule(name), child) for name, child in found.rounds.values()}
+        places = {path: (module, child) for path, (module, child) in places.items() if not hasattr(module, child)}
+        probes = {path: nn.Identity() for path in places}
+        handles = [install(module, child, probes[path]) for path, (module, child) in places.items()]
+        seen = observed(model, probes, batches, context)
+        for handle, (module, child) in zip(handles, places.values(), strict=True):
+            handle.remove()
+            delattr(module, child)
+        for path, (_, child) in places.items():
+            step, low = self._grid(f"the value at {path.rpartition('.')[0]}", seen[path], SUM_BITS)
+            self._put(model, path, child, step, low, SUM_BITS)
+        if found.lost:
+            context.note(f"{found.lost} sums are left as they are: no one module hands on what they add up")
+
+    def _grid(self, what: str, values: torch.Tensor, bits: int) -> tuple[torch.Tensor, int]:
+        """Step and low."""
         if not bool(values.isfinite().all()):
-            raise ModelError(f"the input of {name} holds NaN or infinity and has no range; lower the learning rate")
+            raise ModelError(f"{what} holds NaN or infinity and has no range; lower the learning rate")
         step, low = grid(values[None], bits, self.scheme, self.range, self.percentile)
-        change(model, f"{name}.{CHILD}", "input_grid", {"low": int(low), "levels": 2**bits})
-        put = model.get_submodule(f"{name}.{CHILD}")
+        return step, int(low)
+
+    def _put(self, model: nn.Module, path: str, kind: str, step: torch.Tensor, low: int, bits: int) -> None:
+        change(model, path, kind, {"low": low, "levels": 2**bits})
+        put = model.get_submodule(path)
         assert isinstance(put, InputGrid)
         put.step.requires_grad_(self.learn_step)
         with torch.no_grad():
             put.step.copy_(step)
+
+
+def _held(grid: nn.Module) -> tuple[torch.Tensor, int]:
+    assert isinstance(grid, InputGrid)
+    return grid.step.detach(), grid.low
+
+
+def _first_readers(reads: Mapping[str, Value], bits: Mapping[str, int]) -> dict[str, str]:
+    """Layer → the first that reads the same value with as many bits: they share a grid, so that it is rounded once."""
+    first: dict[Any, str] = {}
+    return {name: first.setdefault((reads.get(name, name), width), name) for name, width in bits.items()}

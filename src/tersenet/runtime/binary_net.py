@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from tersenet.core.code import Code
 from tersenet.core.errors import ModelError
+from tersenet.forms.form import stream
 from tersenet.models.bnn import Sign
 from tersenet.runtime.kernels.inputs import as_rows
 from tersenet.runtime.kernels.lookup import LookupMatrix, pack_sign_lookup
@@ -43,26 +46,53 @@ class BinaryNetwork:
             bits = matrix.fires(bits, limits)
         return _normed(self.norm, self.last.products(bits).astype(np.float32))
 
+    def module(self) -> nn.Module:
+        """The same for tensors."""
+        return _Module(self)
 
-def compile_binary(model: nn.Module) -> BinaryNetwork:
+
+class _Module(nn.Module):
+    def __init__(self, network: BinaryNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(self.network(x.numpy()))
+
+
+def compile_binary(model: nn.Module, codes: Mapping[str, Code] | None = None) -> BinaryNetwork:
     """The network of `model`, whose children are flatten, then linear, batch norm and sign in turn, dropout anywhere.
 
-    Raises ModelError for other children, fewer than two linear layers, biases, and weights other than ±1.
+    codes: weights as a file holds them; by default they are the layers'. Raises ModelError for other children, fewer
+    than two linear layers, biases, and weights other than ±1.
     """
-    layers = [child for child in model.children() if not isinstance(child, nn.Flatten | nn.Dropout | nn.Identity)]
-    linears, norms, signs = layers[0::3], layers[1::3], layers[2::3]
-    kinds = ((linears, nn.Linear), (norms, nn.BatchNorm1d), (signs, Sign))
+    named = {
+        name: child
+        for name, child in model.named_children()
+        if not isinstance(child, nn.Flatten | nn.Dropout | nn.Identity)
+    }
+    layers = list(named.values())
+    linears, norms, signs = dict(list(named.items())[0::3]), layers[1::3], layers[2::3]
+    kinds = ((list(linears.values()), nn.Linear), (norms, nn.BatchNorm1d), (signs, Sign))
     if len(layers) < 5 or len(layers) % 3 != 2 or any(not isinstance(m, kind) for held, kind in kinds for m in held):
         raise ModelError("a binary network is linear layers with a batch norm each, and signs between, two at least")
-    weights = [_signs(layer) for layer in linears]
+    if any(list(layer.children()) for layer in layers):
+        raise ModelError("a layer of a binary network rounds its input, which signs need not")
+    weights = [_signs(layer, None if codes is None else codes[f"{name}.weight"]) for name, layer in linears.items()]
     held = [_frozen(norm) for norm in norms]
     hidden = tuple(_folded(weight, norm) for weight, norm in zip(weights[1:-1], held[1:-1], strict=True))
     return BinaryNetwork(pack_sign_lookup(weights[0]), held[0], hidden, pack_signs(weights[-1]), held[-1])
 
 
-def _signs(layer: Any) -> np.ndarray:
+def _signs(layer: Any, code: Code | None) -> np.ndarray:
     if layer.bias is not None:
         raise ModelError("a linear layer of a binary network has a bias; the norm after it is enough")
+    if code is not None:
+        symbols = stream(code, "sign") if code.form == "binary" and not code.tables else None
+        if symbols is None or symbols.zero:
+            raise ModelError(f"a weight of form '{code.form}' of other values than ±1 is in no binary network")
+        signs: np.ndarray = (2 * symbols.values.reshape(code.shape) - 1).astype(np.float32)
+        return signs
     weight: np.ndarray = layer.weight.detach().float().cpu().numpy()
     return weight
 

@@ -147,7 +147,8 @@ def _as_book(proto: Any, found: Found, pack: bool) -> Parts | None:
         return None
     name = proto.graph.initializer[found.place].name
     axis, scale = scaled
-    tensors, nodes = [numpy_helper.from_array(index.astype(np.uint8), name)], []
+    tensors: list[Any] = [numpy_helper.from_array(index.astype(np.uint8), name)]
+    nodes: list[Any] = []
     places = name
     if pack and _pays(index, 1):
         tensors, nodes = packed(index, name)

@@ -31,7 +31,7 @@ def packed(numbers: np.ndarray, name: str) -> tuple[list[Any], list[Any]]:
     size = in_a_byte(len(book))
     padded = np.pad(digits.reshape(-1), (0, -numbers.size % size)).reshape(-1, size)
     table = np.array(list(product(book.tolist(), repeat=size)), np.int8)
-    tensors = {
+    tensors: dict[str, np.ndarray] = {
         "": (padded @ len(book) ** np.arange(size)[::-1]).astype(np.uint8),
         "_table": table,
         "_shape": np.array(numbers.shape, np.int64),

@@ -14,7 +14,7 @@ from tersenet.core.copying import copied
 from tersenet.core.errors import ModelError
 from tersenet.forms import decode, detach, form_of, weights
 from tersenet.forms.form import table
-from tersenet.forms.inputs import CHILD, InputGrid
+from tersenet.forms.inputs import InputGrid
 from tersenet.forms.signs import along
 
 Inputs = tuple[torch.Tensor, ...]
@@ -47,11 +47,11 @@ def plain(model: nn.Module, *, operators: bool = False) -> nn.Module:
     for target in weights(copy):
         if form_of(target) is not None:
             detach(target)
-    for module in copy.modules():
-        grid = getattr(module, CHILD, None)
-        if isinstance(grid, InputGrid):
-            byte = operators and grid.levels <= BYTE
-            setattr(module, CHILD, _Operators(grid) if byte else _Rounded(grid))
+    for module in list(copy.modules()):
+        for name, grid in list(module.named_children()):
+            if isinstance(grid, InputGrid):
+                byte = operators and grid.levels <= BYTE
+                setattr(module, name, _Operators(grid) if byte else _Rounded(grid))
     return copy
 
 
@@ -122,6 +122,7 @@ class _Operators(_Rounded):
 
     def __init__(self, grid: InputGrid) -> None:
         super().__init__(grid)
+        self.step = self.step.reshape(())  # ONNX Runtime adds integers of scalar steps alone
         self.whole = grid.levels == BYTE
         self.least, self.most = self.low * float(self.step), self.high * float(self.step)
         self.register_buffer("zero", torch.tensor(-grid.low, dtype=torch.uint8), persistent=False)

@@ -14,8 +14,8 @@ from tersenet.core.errors import DataError, ModelError
 from tersenet.runtime.extras import needed
 from tersenet.runtime.plain import Inputs, outputs_of
 
-Runtime = Literal["torch", "onnx", "openvino"]
-RUNTIMES: tuple[Runtime, ...] = ("torch", "onnx", "openvino")
+Runtime = Literal["torch", "onnx", "openvino", "kernels"]
+RUNTIMES: tuple[Runtime, ...] = ("torch", "onnx", "openvino", "kernels")
 
 SUFFIXES = {".onnx": ("onnx", "openvino"), ".xml": ("openvino",), ".pt2": ("torch",)}
 """Which runtimes read a file, the usual one first."""
@@ -24,12 +24,23 @@ SUFFIXES = {".onnx": ("onnx", "openvino"), ".xml": ("openvino",), ".pt2": ("torc
 class Session:
     """`source`, loaded by a runtime, as a function of its inputs.
 
-    source: an .onnx, .xml (OpenVINO) or .pt2 file, or a module, for torch. threads: 0 is the runtime's own choice.
+    source: an .onnx, .xml (OpenVINO) or .pt2 file, or a module, for torch and for kernels, which are then in it already
+    (`runtime.layers`). threads: 0 is the runtime's own choice. notes: what is not as one may expect.
     Raises ModelError where the runtime is not installed, does not read such a file, or cannot load it.
     """
 
-    def __init__(self, source: str | Path | nn.Module, runtime: str | None = None, *, threads: int = 0) -> None:
-        kinds = ("torch",) if isinstance(source, nn.Module) else SUFFIXES.get(Path(source).suffix, ())
+    def __init__(
+        self,
+        source: str | Path | nn.Module,
+        runtime: str | None = None,
+        *,
+        threads: int = 0,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        self.notes = notes
+        kinds: tuple[str, ...] = (
+            ("torch", "kernels") if isinstance(source, nn.Module) else SUFFIXES.get(Path(source).suffix, ())
+        )
         if not kinds:
             raise ModelError(f"{source}: no runtime reads it; export it to {', '.join(SUFFIXES)} first")
         self.runtime = runtime or kinds[0]
@@ -47,7 +58,9 @@ class Session:
         self._check(arrays)
         try:
             outputs = self._run(arrays)
-        except (RuntimeError, ModelError) as error:
+        except ModelError as error:  # torch's, with the shapes
+            raise DataError(str(error)) from None
+        except RuntimeError as error:
             raise DataError(f"{self.runtime} cannot compute with {_shapes(arrays)}: {_first(error)}") from None
         if any(isinstance(one, torch.Tensor) for one in inputs):
             tensors = tuple(torch.from_numpy(np.ascontiguousarray(one)) for one in outputs)
@@ -117,7 +130,7 @@ def _open_onnx(source: Any, threads: int) -> Opened:
         try:
             return list(session.run(None, {one.name: array for one, array in zip(inputs, arrays, strict=True)}))
         except Exception as error:
-            raise ModelError(_first(error)) from None
+            raise RuntimeError(_first(error)) from None
 
     return run, known
 
@@ -158,6 +171,7 @@ def _open_openvino(source: Any, threads: int) -> Opened:
 
 _OPEN: dict[str, Callable[[Any, int], Opened]] = {
     "torch": _open_torch,
+    "kernels": _open_torch,
     "onnx": _open_onnx,
     "openvino": _open_openvino,
 }

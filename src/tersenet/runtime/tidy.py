@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from itertools import count
 from typing import Any
 
@@ -16,24 +16,78 @@ def strip(proto: Any) -> None:
 
 
 def shorten(proto: Any, named: Container[str]) -> None:
-    """Equal initialisers become one. Inputs, outputs and the initialisers in `named` keep their names; all other values
-    are numbered. A graph with graphs inside is left as it is: those may use its names."""
+    """Equal initialisers become one, and so do roundings of one value to the same steps. Inputs, outputs and the
+    initialisers in `named` keep their names; all other values are numbered.
+
+    A graph with graphs inside is left as it is: those may use its names.
+    """
     graph = proto.graph
     if any(part.HasField("g") or part.graphs for node in graph.node for part in node.attribute):
         return
-    known = {"": ""} | {entry.name: entry.name for entry in (*graph.input, *graph.output)}
-    fresh = (short for short in map(str, count()) if short not in known and short not in named)
-    held: dict[bytes, str] = {}
-    for entry in list(graph.initializer):
-        name, entry.name = entry.name, ""
-        content = entry.SerializeToString(deterministic=True)
-        if name not in known and content in held:
-            known[name] = held[content]
-            graph.initializer.remove(entry)
-            continue
-        entry.name = known[name] = name if name in named or name in known else next(fresh)
-        held[content] = entry.name
+    whole = [entry.name for entry in (*graph.input, *graph.output)]
+    _rename(graph, _equal_constants(graph, {*whole}))
+    _rename(graph, _equal_grids(graph, {*whole}))
+    known = {"": "", **{name: name for name in whole}}
+    known |= {entry.name: entry.name for entry in graph.initializer if entry.name in named}
+    fresh = (short for short in map(str, count()) if short not in known)
+    for entry in graph.initializer:
+        entry.name = known.setdefault(entry.name, next(fresh))
     for node in graph.node:
         node.name = ""
+        for name in node.output:
+            known.setdefault(name, next(fresh))
+    _rename(graph, known)
+
+
+def _rename(graph: Any, known: Mapping[str, str]) -> None:
+    for node in graph.node:
         for names in (node.input, node.output):
-            names[:] = [known[name] if name in known else known.setdefault(name, next(fresh)) for name in names]
+            names[:] = [known.get(name, name) for name in names]
+
+
+def _equal_constants(graph: Any, whole: Container[str]) -> dict[str, str]:
+    """Takes out initialisers that are equal to an earlier one: their name → its."""
+    held: dict[bytes, str] = {}
+    known, kept = {}, []
+    for entry in graph.initializer:
+        name, entry.name = entry.name, ""
+        content = entry.SerializeToString(deterministic=True)
+        entry.name = name
+        if name not in whole and content in held:
+            known[name] = held[content]
+        else:
+            held.setdefault(content, name)
+            kept.append(entry)
+    _only(graph.initializer, kept)
+    return known
+
+
+def _equal_grids(graph: Any, whole: Container[str]) -> dict[str, str]:
+    """Takes out roundings of what has been rounded to the same steps already, or is in another place: their output →
+    what is the same."""
+    known: dict[str, str] = {}
+    made: dict[str, tuple[str, tuple[str, ...]]] = {}
+    seen: dict[tuple[Any, ...], str] = {}
+    kept = []
+    for node in graph.node:
+        inputs = tuple(known.get(name, name) for name in node.input)
+        output = node.output[0]
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and output not in whole:
+            maker, given = made.get(inputs[0], ("", ("",)))
+            again = (node.op_type, maker, given[1:]) == ("QuantizeLinear", "DequantizeLinear", inputs[1:])
+            key = (node.op_type, inputs, *(part.SerializeToString() for part in node.attribute))
+            same = given[0] if again else seen.setdefault(key, output)
+            if same != output:
+                known[output] = same
+                continue
+        made |= dict.fromkeys(node.output, (node.op_type, inputs))
+        kept.append(node)
+    _only(graph.node, kept)
+    return known
+
+
+def _only(held: Any, kept: list[Any]) -> None:
+    """`held` becomes `kept`, which are some of it."""
+    copies = [type(entry).FromString(entry.SerializeToString()) for entry in kept]
+    del held[:]
+    held.extend(copies)
