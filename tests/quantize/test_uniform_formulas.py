@@ -129,14 +129,16 @@ def divergence(counts, kept, levels):
     return exact + 1e3 * p[(p > 0) & (q == 0)].sum()
 
 
-@pytest.mark.parametrize(("scheme", "side"), [("symmetric", "both"), ("affine", "both"), ("affine", "positive")])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_entropy_takes_the_least_divergence_of_all_fractions(scheme, side, seed):
-    """Of numbers on one side of zero all 2^b levels are there for their magnitudes, else half of them."""
-    torch.manual_seed(seed)
-    row = torch.distributions.StudentT(3.0).sample((3000,))
+@pytest.mark.parametrize(
+    ("scheme", "side", "levels"), [("symmetric", "both", 4), ("affine", "both", 4), ("affine", "positive", 8)]
+)
+@pytest.mark.parametrize("freedom", [2.0, 5.0])
+def test_entropy_takes_the_least_divergence_of_all_fractions(scheme, side, levels, freedom):
+    """Of numbers on one side of zero all 2^b levels are there for their magnitudes, else half of them; for these rows
+    that makes a difference."""
+    torch.manual_seed(2)
+    row, bits = torch.distributions.StudentT(freedom).sample((3000,)), 3
     row = row.abs() if side == "positive" else row
-    bits, levels = (3, 8) if side == "positive" else (4, 8)
     magnitudes = row.abs().numpy()
     counts, _ = np.histogram(magnitudes, BINS, (0, magnitudes.max()))
     cuts = [BINS * count // FRACTIONS for count in range(FRACTIONS, 0, -1)]
