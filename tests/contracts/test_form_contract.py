@@ -96,7 +96,7 @@ def _learned_uniform(weight: torch.Tensor, support: torch.Tensor | None) -> Form
 
 
 def _dependent(weight: torch.Tensor, support: torch.Tensor | None) -> Form:
-    return Dependent(torch.tensor([0.05]), 8, 4, support=support, precision="float16")
+    return Dependent(torch.tensor([0.05]), 16, 4, support=support, precision="float16")
 
 
 SAMPLES = {
