@@ -3,11 +3,11 @@
     pip install -c constraints.txt matplotlib
     python benchmarks/sparse_conv.py [SECTION …] [--threads 2] [--seconds 1.5] [--rounds 7]
 
-Sections: scan, grouping, maps, sweep, compile; all of them without a name. Clouds are those of `point_clouds.py`, features and
-weights random. Call by call in turn, so that noise hits all; figures are medians, and ratios those of medians within a
-row. With one thread, time is that which the processor spent on the calling thread, so that a machine that others use
-too can be measured. What is measured goes into results/sparse_conv.json, and docs/results/sparse_conv.md and its plot
-are written from it.
+Sections: scan, grouping, maps, sweep, compile; all of them without a name. Clouds are those of `point_clouds.py`,
+features and weights random. Call by call in turn, so that noise hits all; figures are medians, and ratios those of
+medians within a row. With one thread, time is that which the processor spent on the calling thread, so that a machine
+that others use too can be measured. What is measured goes into results/sparse_conv.json, and
+docs/results/sparse_conv.md and its plot are written from it.
 """
 
 from __future__ import annotations
@@ -205,21 +205,21 @@ def sweep(seconds: float, rounds: int) -> Iterator[Row]:
 
 
 def first_calls() -> dict[str, float]:
-    """Seconds of the first call of each kernel in this process, on the smallest inputs, imports left out."""
+    """Seconds of the processor for the first call of each kernel in this process, on the smallest inputs, imports left
+    out."""
     points, x = np.array([[0, 1, 2, 3], [0, 1, 2, 4]]), np.ones((2, 4), np.float32)
-    held = pack_sparse_conv(np.ones((4, 4, 3, 3, 3), np.float32))
-    begun = time.perf_counter()
-    found = map_submanifold(points, (3, 3, 3))
-    submanifold = time.perf_counter()
-    map_strided(points, (3, 3, 3), (2, 2, 2))
-    strided = time.perf_counter()
-    held(x, found)
-    done = time.perf_counter()
-    return {
-        "maps, submanifold": submanifold - begun,
-        "maps, strided": strided - submanifold,
-        "gather and scatter": done - strided,
+    held, maps = pack_sparse_conv(np.ones((4, 4, 3, 3, 3), np.float32)), []
+    calls: Calls = {
+        "maps, submanifold": lambda: maps.append(map_submanifold(points, (3, 3, 3))),
+        "maps, strided": lambda: map_strided(points, (3, 3, 3), (2, 2, 2)),
+        "gather and scatter": lambda: held(x, maps[0]),
     }
+    found = {}
+    for name, call in calls.items():
+        start = time.process_time()
+        call()
+        found[name] = time.process_time() - start
+    return found
 
 
 def compile_(seconds: float, rounds: int) -> Iterator[Row]:

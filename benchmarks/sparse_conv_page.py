@@ -110,8 +110,8 @@ def _scans(by_threads: dict[str, list[Row]]) -> list[str]:
 def _grouping(by_threads: dict[str, list[Row]]) -> list[str]:
     lines = [
         "## Grouping\n",
-        "Times by the share of a batched product that may be padding; 25% where nothing else is asked for. 0% multiplies",
-        "only taps of as many pairs together, as opposite ones are; 100% all that do not fill a product alone.\n",
+        "Times by the share of a batched product that may be padding; 25% where nothing else is asked for. With 0%",
+        "only taps of as many pairs share a product, as opposite ones do; with 100% all that do not fill one alone.\n",
     ]
     for threads, rows in by_threads.items():
         cells = [[r.case, str(r.channels), f"{r.points:,}", *(f"{r.ms[name]:.2f}" for name in PADDING)] for r in rows]
@@ -156,7 +156,10 @@ def _rate(row: Row) -> str:
 
 
 def _first_calls(by_threads: dict[str, list[Row]]) -> list[str]:
-    lines = ["## First call\n", "Seconds of the first call of a process: compiled anew, and read from numba's cache.\n"]
+    lines = [
+        "## First call\n",
+        "Seconds of the processor for a first call: compiled anew, and read from numba's cache.\n",
+    ]
     rows = next(iter(by_threads.values()))
     cells = [[r.case, f"{r.ms['compiled'] / 1e3:.1f}", f"{r.ms['from the disk'] / 1e3:.2f}"] for r in rows]
     return lines + _table(["kernel", "compiled", "from the disk"], cells)

@@ -20,8 +20,9 @@ from tersenet.runtime.kernels.jit import jit
 from tersenet.runtime.kernels.kernel_map import KernelMap
 from tersenet.runtime.kernels.threads import cuts, parts, spread
 
-CACHE = 1 << 20
-"""Bytes that are gathered and multiplied at a time on each thread, so that they stay in the second cache."""
+CACHE = 1 << 21
+"""Bytes of features of points and sites that are worked on at a time on each thread, and of what is gathered of them
+and multiplied: few enough to stay in near caches, enough for products worth a call."""
 TOLERANCE = 0.25
 """Share of a batched product that may be padding, where nothing else is asked for."""
 
@@ -47,12 +48,16 @@ class SparseConv:
             out = np.zeros((len(maps.sites), self.weight.shape[2]), np.float32)
         else:
             out = torch.mm(torch.from_numpy(inputs), weight[maps.own]).numpy()
-        most = CACHE * torch.get_num_threads() // (4 * sum(self.weight.shape[1:]))
-        groups = groups_of(maps.sizes, tolerance, most)
-        rows = max([most, *(len(taps) for taps in groups)])
-        buffers = torch.zeros(rows * self.weight.shape[1]), torch.empty(rows * self.weight.shape[2])
-        for taps in groups:
-            add_group(inputs, weight[taps], maps, taps, rows // len(taps), buffers, out)
+        cache = CACHE * torch.get_num_threads()
+        most = max(cache // (4 * sum(self.weight.shape[1:])), 1)
+        tiles = max(-(-(inputs.nbytes + out.nbytes) // cache), 1)
+        groups = [(taps, weight[taps]) for taps in groups_of(-(-maps.sizes // tiles), tolerance, most)]
+        # Points that follow each other are near each other in a sorted cloud, and so are the pairs at the same share of
+        # every tap: what one tile reads and writes stays in the cache from tap to tap.
+        for tile in range(tiles):
+            starts, ends = (maps.starts[:-1] + maps.sizes * share // tiles for share in (tile, tile + 1))
+            for taps, held in groups:
+                add_group(inputs, held, maps, starts[taps], ends[taps], max(most // len(taps), 1), out)
         return out
 
     def _checked(self, x: Any, maps: KernelMap) -> np.ndarray:
@@ -101,26 +106,23 @@ def add_group(
     x: np.ndarray,
     weight: torch.Tensor,
     maps: KernelMap,
-    taps: list[int],
+    starts: np.ndarray,
+    ends: np.ndarray,
     most: int,
-    buffers: tuple[torch.Tensor, torch.Tensor],
     out: np.ndarray,
 ) -> None:
-    """Adds to `out` what the taps of a group make of `x`, at most so many rows of each at a time.
+    """Adds to `out` what the taps of a group, of weight [taps, channels, filters], make of `x` by the pairs between
+    their starts and ends, at most so many of each at a time.
 
-    buffers: with room for what is gathered and for its products. Rows beyond the last pair of a tap hold what was
-    there before; nobody reads what is made of them.
+    Rows beyond the last pair of a tap hold what was there before; nobody reads what is made of them.
     """
-    starts, ends = maps.starts[taps], maps.starts[np.add(taps, 1)]
     longest = int((ends - starts).max())
-    rows = min(longest, most)
-    gathered, products = (
-        buffer[: len(taps) * rows * width].view(len(taps), rows, width)
-        for buffer, width in zip(buffers, weight.shape[1:], strict=True)
-    )
+    rows = -(-longest // max(-(-longest // most), 1))  # all shares about as long
+    gathered = torch.zeros(len(weight), rows, weight.shape[1])
+    products = torch.empty(len(weight), rows, weight.shape[2])
     held, made = gathered.numpy(), products.numpy()
     reads, writes = cuts(rows, parts(held.size)), cuts(made.shape[2], parts(made.size), 16)
-    for done in range(0, longest, rows):
+    for done in range(0, longest, max(rows, 1)):
         spread(gather, [(x, maps.inputs, starts + done, ends, a, b, held) for a, b in reads])
         torch.bmm(gathered, weight, out=products)
         spread(scatter, [(made, maps.outputs, starts + done, ends, a, b, out) for a, b in writes])
