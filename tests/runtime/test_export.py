@@ -180,6 +180,28 @@ def test_residual_sums_are_computed_in_integers(tmp_path: Path, toy_context: Any
     assert left["QuantizeLinear"] == 1 and left["Conv"] + left["FusedConv"] + left["QLinearConv"] == 4
 
 
+class Fire(nn.Module):
+    """Branches that are concatenated (SqueezeNet), then pooled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.two = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 3, padding=1)
+        self.head = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.stem(x))
+        return self.head(F.max_pool2d(torch.cat([F.relu(self.one(x)), F.relu(self.two(x))], 1), 2))
+
+
+def test_what_is_concatenated_is_integers_too(tmp_path: Path, toy_context: Any) -> None:
+    torch.manual_seed(0)
+    data = toy_context((torch.randn(8, 3, 12, 12),), torch.zeros(8, 4))
+    model = parse_stage({"method": Int8.method, "ranges": ["minmax"]}).apply(Fire().eval(), data)
+    found = export(model, data.inputs, tmp_path / "m.onnx")
+    assert found.difference < 0.01
+    assert optimized(found.path, tmp_path)["QLinearConv"] == 3  # all but the last, whose output is real
+
+
 def test_int8_file_is_at_most_27_percent_of_the_dense_one(tmp_path: Path) -> None:
     example = (torch.randn(2, 1, 28, 28),)
     dense = export(made("lenet5"), example, tmp_path / "dense.onnx")

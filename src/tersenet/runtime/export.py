@@ -113,7 +113,7 @@ def _to_torch(made: _Model, path: Path) -> list[str]:
     with quietly():
         program = followed(copy, two)
         if made.dtype != "float32":
-            raise ModelError(".pt2 files are exported in float32")
+            raise ModelError(f".pt2 files are exported in float32, not {made.dtype}")
         torch.export.save(program, path)
     return ["weights are dense: the format knows no integers with steps"] if made.codes else []
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping
 from itertools import count
 from typing import Any
 
@@ -16,8 +17,9 @@ def strip(proto: Any) -> None:
 
 
 def shorten(proto: Any, named: Container[str]) -> None:
-    """Equal initialisers become one, and so do roundings of one value to the same steps. Inputs, outputs and the
-    initialisers in `named` keep their names; all other values are numbered.
+    """Equal initialisers become one, and so do roundings of one value to the same steps; what is rounded after it was
+    concatenated is rounded before. Inputs, outputs and the initialisers in `named` keep their names; all other values
+    are numbered.
 
     A graph with graphs inside is left as it is: those may use its names.
     """
@@ -27,6 +29,7 @@ def shorten(proto: Any, named: Container[str]) -> None:
     whole = [entry.name for entry in (*graph.input, *graph.output)]
     _rename(graph, _equal_constants(graph, {*whole}))
     _rename(graph, _equal_grids(graph, {*whole}))
+    _carry_grids(graph, whole)
     known = {"": "", **{name: name for name in whole}}
     known |= {entry.name: entry.name for entry in graph.initializer if entry.name in named}
     fresh = (short for short in map(str, count()) if short not in known)
@@ -84,6 +87,34 @@ def _equal_grids(graph: Any, whole: Container[str]) -> dict[str, str]:
         kept.append(node)
     _only(graph.node, kept)
     return known
+
+
+def _carry_grids(graph: Any, whole: Iterable[str]) -> None:
+    """What is concatenated and then rounded is rounded before, which is the same numbers: layers whose outputs are
+    concatenated then give integers, which runtimes ask for to compute them in integers. Rounding and maxima commute,
+    so that a pooling may stand between."""
+    from onnx import helper
+
+    makers = {name: node for node in graph.node for name in node.output}
+    readers = Counter([*(name for node in graph.node for name in node.input), *whole])
+    grids = {}
+    for node in graph.node:
+        if node.op_type == "QuantizeLinear":
+            name = node.input[0]
+            while readers[name] == 1 and name in makers and makers[name].op_type == "MaxPool":
+                name = makers[name].input[0]
+            if readers[name] == 1 and name in makers and makers[name].op_type == "Concat":
+                grids[name] = node.input[1:]
+    kept = []
+    for node in graph.node:
+        grid = grids.get(node.output[0], [])
+        for place, name in enumerate(node.input) if grid else ():
+            numbers = f"{node.output[0]}_{place}_numbers"
+            node.input[place] = f"{node.output[0]}_{place}"
+            kept.append(helper.make_node("QuantizeLinear", [name, *grid], [numbers]))
+            kept.append(helper.make_node("DequantizeLinear", [numbers, *grid], [node.input[place]]))
+        kept.append(node)
+    _only(graph.node, kept)
 
 
 def _only(held: Any, kept: list[Any]) -> None:
