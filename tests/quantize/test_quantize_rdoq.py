@@ -17,6 +17,7 @@ from tersenet.core.stage import parse_stage
 from tersenet.flow.pack import contents_of
 from tersenet.forms import Masked, Uniform, attach, decode, encode_model, form_of, load_codes, match, weight_of
 from tersenet.forms.dependent import Dependent
+from tersenet.quantize import rounder
 from tersenet.quantize.calibration import Calibration
 from tersenet.quantize.curvature import Moments, at_outputs
 from tersenet.quantize.rdoq import RateDistortionQuantization
@@ -163,7 +164,7 @@ def test_settled_weights_are_left_and_a_plan_measures_nothing(model, context):
     parse_stage({"method": UniformQuantization.method, "targets": ["fc"]}).apply(model, context)
     before = form_of(match(model, ["fc"])[0])
     context.dry, context.inputs, context.target = True, (), torch.zeros(0)
-    stage(price=1e-5).apply(model, context)
+    stage(bytes=100).apply(model, context)
     assert form_of(match(model, ["fc"])[0]) is before and isinstance(form_of(match(model, ["conv"])[0]), Uniform)
     assert any("fc.weight takes" in note for note in context.notes)
 
@@ -233,3 +234,15 @@ def test_forms_decode_to_what_they_hold_or_refuse():
         decode(broken)
     with pytest.raises(ModelError, match="holds NaN"):
         form.encode(torch.tensor([float("nan")]))
+
+
+def test_layers_with_very_many_inputs_are_rounded_alone_with_a_note(model, context, monkeypatch):
+    monkeypatch.setattr(rounder, "MOST_COLUMNS", 12)
+    old = [model.conv.bias.clone(), model.fc.bias.clone()]
+    stage(price=1e-5, step=0.2).apply(model, context)
+    assert [note for note in context.notes if "more than" in note] == []
+    monkeypatch.setattr(rounder, "MOST_COLUMNS", 11)
+    found = stage(price=1e-5, step=0.2).apply(Net(), context)
+    assert "conv.weight is rounded without feedback: it has more than 11 inputs" in context.notes
+    assert not torch.equal(model.conv.bias, old[0]) and not torch.equal(model.fc.bias, old[1])
+    assert torch.isfinite(found(*context.inputs)).all()

@@ -60,7 +60,8 @@ def at_outputs(
 def _drawn(
     model: nn.Module, inputs: tuple[torch.Tensor, ...], target: torch.Tensor, draws: torch.Generator
 ) -> torch.Tensor:
-    """Classes of the same shape as `target`, from the model's answers (N, C, …); other targets as they are."""
+    """Classes of the same shape as `target`, from the model's answers (N, C, …); other targets are left, and so are
+    negative ones, which mark what does not count."""
     if target.is_floating_point() or target.is_complex():
         return target
     with torch.no_grad():
@@ -69,7 +70,7 @@ def _drawn(
         return target
     shares = output.float().softmax(1).movedim(1, -1)
     found = torch.multinomial(shares.reshape(-1, shares.shape[-1]).cpu(), 1, generator=draws)
-    return found.reshape(target.shape).to(target)
+    return torch.where(target < 0, target, found.reshape(target.shape).to(target))
 
 
 @contextmanager

@@ -61,10 +61,8 @@ class RateDistortionQuantization(Stage):
             raise ValueError("price 0 makes the finest step the best one; give a 'step'")
         if self.precision == "int8":
             raise ValueError("a step is one number; its precision is float32 or float16")
-        if self.weighting == "none" and self.feedback:
-            if "feedback" in self.model_fields_set:
-                raise ValueError("weighting 'none' looks at no data, by which 'feedback' goes; leave one of them out")
-            object.__setattr__(self, "feedback", False)
+        if self.weighting == "none" and self.feedback and "feedback" in self.model_fields_set:
+            raise ValueError("weighting 'none' looks at no data, by which 'feedback' goes; leave one of them out")
         return self
 
     def check(self, model: nn.Module) -> None:
@@ -76,7 +74,7 @@ class RateDistortionQuantization(Stage):
         given = [target for target in targets if _rounds(target, context)]
         if given:
             rounder = Rounder(self, model, given, context)
-            price = self.price if self.price is not None else self._price(rounder)
+            price = self.price if self.price is not None else self._price(rounder, context)
             found = rounder.round(price)
             context.note(
                 f"{len(given)} weights take {found.bytes:,} bytes at a price of {price:.3g} a bit, and their rounding "
@@ -86,9 +84,11 @@ class RateDistortionQuantization(Stage):
             context.finetune(model, self.finetune)
         return model
 
-    def _price(self, rounder: Rounder) -> float:
-        """The price at which the weights take the bytes that they may take."""
+    def _price(self, rounder: Rounder, context: RunContext) -> float:
+        """The price at which the weights take the bytes that they may take; any, where no value counts."""
         assert self.bytes is not None
+        if context.dry:
+            return 0.0
         if (least := rounder.least_bytes()) > self.bytes:
             raise RecipeError(f"bytes: the weights take {least} when all of them are zero; give at least so many")
         return price_within(self.bytes, rounder.first_price(self.bytes), lambda price: rounder.round(price).bytes)

@@ -34,6 +34,11 @@ HIGHEST = 2**15 - 1
 MAX_KERNEL = 64
 """Places of a convolution kernel, beyond which a coder sees them as columns like others."""
 
+NO_INPUTS = "it is not in use by linear layers or convolutions alone"
+
+MOST_COLUMNS = 12_000
+"""Inputs of one output up to which errors are fed back: it takes a square matrix of them."""
+
 DRY_STEP = 0.5
 """Of the standard deviation, where no value counts."""
 
@@ -68,7 +73,7 @@ class Rounder:
         self.support = {target: None if form is None else form.support for target, form in forms.items()}
         self.curvature = {target: np.ones(_matrix(self.old[target]).shape) for target in targets}
         self.gain: dict[Target, np.ndarray] = {}
-        self.layers: list[Layer] = []
+        self.correctable: dict[Layer, list[nn.Module]] = {}
         self.biases: list[tuple[torch.Tensor, torch.Tensor]] = []
         if stage.weighting != "none" and not context.dry:
             self._calibrate(model)
@@ -76,15 +81,13 @@ class Rounder:
     def round(self, price: float) -> Rounded:
         """Round all weights at `price`, harm per bit: with feedback, each layer by what the others before it give."""
         self._restore()
-        layers = self.layers if self.stage.feedback else []
-        in_order = {layer.target for layer in layers}
+        in_order = {layer.target for layer in self.correctable}
         choices = [
             self._settle(target, Harm(_double(self.old[target]), self.curvature[target]), price)
             for target in self.targets
             if target not in in_order
         ]
-        for layer in layers:
-            modules = self.correctable[layer]
+        for layer, modules in self.correctable.items():
             centred = len(modules) == len(layer.modules)
             harm = self.moments.harm(layer, self.old[layer.target], self.gain[layer.target], centred=centred)
             choices.append(self._settle(layer.target, harm, price))
@@ -111,18 +114,18 @@ class Rounder:
         if not batches:
             raise DataError(f"{stage.method}: measures harm on batches of the {stage.split} data, and there are none")
         calibration = Calibration(model, self.targets, [inputs for inputs, _ in batches])
-        self.layers, self.moments = calibration.layers, Moments(calibration, context)
-        plain = {layer.target for layer in self.layers}
+        layers, self.moments = calibration.layers, Moments(calibration, context)
+        plain = {layer.target for layer in layers}
         others = [target for target in self.targets if target not in plain]
-        rows, entries = self._relative(others)
+        rows, entries = self._relative(layers, others)
         if stage.weighting == "fisher":
-            found = at_outputs(model, self.layers, others, batches, context)
+            found = at_outputs(model, layers, others, batches, context)
             if any(values.any() for part in found for values in part.values()):
                 rows, entries = found
             else:
                 context.note("the loss has no gradients on this data; errors of outputs are weighed in their place")
         self.gain = rows
-        self.curvature = {layer.target: self.moments.curvature(layer, rows[layer.target]) for layer in self.layers}
+        self.curvature = {layer.target: self.moments.curvature(layer, rows[layer.target]) for layer in layers}
         self.curvature |= {target: _matrix(torch.from_numpy(entries[target])).numpy() for target in others}
         for target, values in self.curvature.items():
             if not np.isfinite(values).all():
@@ -130,25 +133,27 @@ class Rounder:
         if stage.feedback:
             self._prepare_feedback(calibration, others)
 
-    def _relative(self, others: Sequence[Target]) -> tuple[dict[Target, np.ndarray], dict[Target, np.ndarray]]:
+    def _relative(
+        self, layers: Sequence[Layer], others: Sequence[Target]
+    ) -> tuple[dict[Target, np.ndarray], dict[Target, np.ndarray]]:
         """Errors of outputs, and of weights that are not those of layers, by their own power."""
         rows = {
-            layer.target: np.full(layer.target.shape[0], 1 / max(self.moments.power(layer), 1e-30))
-            for layer in self.layers
+            layer.target: np.full(layer.target.shape[0], 1 / max(self.moments.power(layer), 1e-30)) for layer in layers
         }
         powers = {target: max(float(self.old[target].double().square().sum()), 1e-30) for target in others}
         return rows, {target: np.full(target.shape, 1 / powers[target]) for target in others}
 
     def _prepare_feedback(self, calibration: Calibration, others: Sequence[Target]) -> None:
-        self.correction = BiasCorrection(calibration, self.context.note)
-        self.correctable = {layer: self.correction.correctable(layer) for layer in self.layers}
+        note, wide = self.context.note, [layer for layer in calibration.layers if _columns(layer) > MOST_COLUMNS]
         for target in others:
-            self.context.note(
-                f"{target.name} ({target.kind}) is rounded without feedback: it is not in use by linear layers or "
-                "convolutions alone"
-            )
-        modules = [module for layer in self.layers for module in layer.modules]
-        norms = [norm.running_mean for layer in self.layers for norm in layer.norms.values()]
+            note(f"{target.name} ({target.kind}) is rounded without feedback: {NO_INPUTS}")
+        for layer in wide:
+            note(f"{layer.target.name} is rounded without feedback: it has more than {MOST_COLUMNS:,} inputs")
+        self.correction = BiasCorrection(calibration, note)
+        layers = [layer for layer in calibration.layers if layer not in wide]
+        self.correctable = {layer: self.correction.correctable(layer) for layer in layers}
+        modules = [module for layer in layers for module in layer.modules]
+        norms = [norm.running_mean for layer in layers for norm in layer.norms.values()]
         changed = [*(module.bias for module in modules), *norms]
         self.biases = [(one, one.detach().clone()) for one in changed if isinstance(one, torch.Tensor)]
 
@@ -244,6 +249,10 @@ def scan_of(shape: Sequence[int]) -> Scan:
 def _matrix(tensor: torch.Tensor) -> torch.Tensor:
     """Rows, that is dimension 0, by all others."""
     return tensor.reshape(tensor.shape[0], -1)
+
+
+def _columns(layer: Layer) -> int:
+    return prod(layer.target.shape[1:])
 
 
 def _double(tensor: torch.Tensor) -> np.ndarray:

@@ -11,8 +11,8 @@ CLOSE = 0.99
 TRIALS = 10
 """Prices that are tried between one that keeps the budget and one that does not."""
 
-RAISE, HIGHEST = 8.0, 1e100
-"""Until one is kept the price is raised by this factor, up to there."""
+RAISE = 8.0
+"""The price is raised by this factor until the budget is kept, or lowered until it is not."""
 
 
 def least_near(cost: Callable[[int], float], start: int, strides: tuple[int, ...]) -> int:
