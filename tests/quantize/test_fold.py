@@ -15,8 +15,10 @@ import tersenet.quantize.uniform  # noqa: F401
 from tersenet.core.change import CHANGES
 from tersenet.core.errors import DataError, ModelError
 from tersenet.core.stage import parse_stage
-from tersenet.forms import Masked, aliases, attach, encode_model, load_codes, match, weight_of, weights
-from tersenet.graph.edits import apply, noted
+from tersenet.flow.load import load
+from tersenet.flow.pack import save
+from tersenet.forms import Masked, attach, match, weight_of, weights
+from tersenet.graph.edits import noted
 
 
 def stage(**options):
@@ -98,15 +100,8 @@ class Net(nn.Module):
         return self.head(torch.relu(self.second(self.two(x))).mean((2, 3)))
 
 
-def reloaded(model):
-    fresh, codes = Net(), encode_model(model, "float32")
-    apply(fresh, noted(model), {name: code.shape for name, code in codes.items()})
-    load_codes(fresh, codes, aliases(model))
-    return fresh.eval()
-
-
 @pytest.mark.parametrize("order", [["fold"], ["channels", "fold"], ["fold", "channels"], ["fold", "uniform"]])
-def test_a_fresh_model_is_changed_the_same_way(toy_context, order):
+def test_a_fresh_model_is_changed_the_same_way(toy_context, tmp_path, order):
     torch.manual_seed(0)
     model, x = lived(Net()), torch.randn(4, 2, 8, 8)
     made = {
@@ -117,7 +112,8 @@ def test_a_fresh_model_is_changed_the_same_way(toy_context, order):
     for name in order:
         parse_stage(made[name]).apply(model, toy_context((x,), torch.zeros(4, 3)))
     assert norms(model) == [] and (model.two.out_channels == 4) == ("channels" in order)
-    back = reloaded(model)
+    save(model, tmp_path / "net.terse", small_tensors="float32")
+    back = load(tmp_path / "net.terse", Net())
     with torch.no_grad():
         torch.testing.assert_close(back(x), model.eval()(x))
     assert noted(back) == noted(model)
