@@ -1,7 +1,7 @@
 """Convolution on clouds of points beside dense torch, with and without grouping, and the making of kernel maps.
 
     pip install -c constraints.txt matplotlib
-    python benchmarks/sparse_conv.py [SECTION …] [--threads 2] [--seconds 1.5] [--rounds 7]
+    python benchmarks/sparse_conv.py [SECTION …] [--threads 1] [--seconds 1.5] [--rounds 7]
 
 Sections: scan, grouping, maps, sweep, compile; all of them without a name. Clouds are those of `point_clouds.py`,
 features and weights random. Call by call in turn, so that noise hits all; figures are medians, and ratios those of
