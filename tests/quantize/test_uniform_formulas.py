@@ -157,6 +157,20 @@ def test_entropy_of_a_row_of_zeros_and_of_few_numbers():
     assert float(step) == pytest.approx(0.2)
 
 
+def test_the_least_error_is_that_of_all_fractions_where_it_goes_up_and_down():
+    """As it does for rows of few entries."""
+    rows = torch.randn(100, 5, generator=torch.Generator().manual_seed(0))
+    ends = rows.amin(1).clamp(max=0), rows.amax(1).clamp(min=0)
+    errors = []
+    for count in range(1, FRACTIONS + 1):
+        step, low = grid(torch.stack(ends, 1) * (count / FRACTIONS), 3, "affine", "minmax")
+        numbers = np.clip(np.round(rows.numpy() / step.numpy()[:, None]), low[:, None], low[:, None] + 7)
+        errors.append(np.square(numbers * step.numpy()[:, None] - rows.numpy()).sum(1))
+    step, low = grid(rows, 3, "affine", "mse")
+    found = (Uniform(step, low, 8, axis=0)(rows) - rows).square().sum(1)
+    np.testing.assert_allclose(found.numpy(), np.min(errors, 0), rtol=1e-4, atol=1e-6)
+
+
 def test_of_equal_errors_the_widest_range_is_taken():
     """Entries on the full grid already: no narrower range errs less."""
     step, _ = grid(torch.arange(-8.0, 8.0)[None], 4, "symmetric", "mse")
