@@ -21,7 +21,7 @@ def graph(*nodes: tuple[str, str, str], outputs: tuple[str, ...] = ("y",)) -> on
     for node in made:
         if node.op_type == "Concat":
             node.attribute.append(helper.make_attribute("axis", 1))
-        if node.op_type == "MaxPool":
+        if node.op_type in ("MaxPool", "AveragePool"):
             node.attribute.append(helper.make_attribute("kernel_shape", [2, 2]))
     ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * 4) for name in ("x", *outputs)]
     held = [numpy_helper.from_array(np.asarray(value), name) for name, value in STEPS.items()]
@@ -84,6 +84,28 @@ def test_a_concatenation_that_others_read_stays() -> None:
     nodes = [("Concat", "x x", "c"), ("QuantizeLinear", "c fine zero", "q"), ("DequantizeLinear", "q fine zero", "d")]
     operators, distance = shortened(graph(*nodes, ("Add", "c d", "y")))
     assert operators == ["Concat", "QuantizeLinear", "DequantizeLinear", "Add"] and distance == 0
+
+
+@pytest.mark.parametrize("kind", ["MaxPool", "Flatten", "Transpose"])
+def test_what_is_moved_or_pooled_is_integers_already(kind: str) -> None:
+    rounded = [("QuantizeLinear", "p fine zero", "q"), ("DequantizeLinear", "q fine zero", "y")]
+    operators, distance = shortened(graph(("Relu", "x", "r"), (kind, "r", "p"), *rounded))
+    pair = ["QuantizeLinear", "DequantizeLinear"]
+    assert operators == ["Relu", *pair, kind, *pair] and distance == 0
+
+
+@pytest.mark.parametrize("kind", ["AveragePool", "Softmax"])
+def test_what_does_not_commute_with_rounding_stays_before_it(kind: str) -> None:
+    rounded = [("QuantizeLinear", "p fine zero", "q"), ("DequantizeLinear", "q fine zero", "y")]
+    operators, distance = shortened(graph(("Relu", "x", "r"), (kind, "r", "p"), *rounded))
+    assert operators == ["Relu", kind, "QuantizeLinear", "DequantizeLinear"] and distance == 0
+
+
+def test_a_pooling_that_others_read_stays() -> None:
+    rounded = [("QuantizeLinear", "p fine zero", "q"), ("DequantizeLinear", "q fine zero", "d")]
+    nodes = [("Relu", "x", "r"), ("MaxPool", "r", "p"), *rounded, ("Add", "p d", "y")]
+    operators, distance = shortened(graph(*nodes))
+    assert operators == ["Relu", "MaxPool", "QuantizeLinear", "DequantizeLinear", "Add"] and distance == 0
 
 
 def test_names_of_outputs_stay() -> None:

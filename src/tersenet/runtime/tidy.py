@@ -18,8 +18,8 @@ def strip(proto: Any) -> None:
 
 def shorten(proto: Any, named: Container[str]) -> None:
     """Equal initialisers become one, and so do roundings of one value to the same steps; what is rounded after it was
-    concatenated is rounded before. Inputs, outputs and the initialisers in `named` keep their names; all other values
-    are numbered.
+    pooled, moved or concatenated is rounded before. Inputs, outputs and the initialisers in `named` keep their names;
+    all other values are numbered.
 
     A graph with graphs inside is left as it is: those may use its names.
     """
@@ -89,32 +89,46 @@ def _equal_grids(graph: Any, whole: Container[str]) -> dict[str, str]:
     return known
 
 
-def _carry_grids(graph: Any, whole: Iterable[str]) -> None:
-    """What is concatenated and then rounded is rounded before, which is the same numbers: layers whose outputs are
-    concatenated then give integers, which runtimes ask for to compute them in integers. Rounding and maxima commute,
-    so that a pooling may stand between."""
-    from onnx import helper
+MOVERS = ("MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze")
+"""Operators that rounding their first input commutes with: they take entries, or the largest of some."""
 
+
+def _carry_grids(graph: Any, whole: Iterable[str]) -> None:
+    """What is pooled, moved or concatenated and then rounded is rounded before as well, which gives the same numbers.
+    The layer that made it then gives integers, for which runtimes have fast kernels, and what stands between works on
+    integers too."""
     makers = {name: node for node in graph.node for name in node.output}
     readers = Counter([*(name for node in graph.node for name in node.input), *whole])
-    grids = {}
+    joined, moved = {}, {}
     for node in graph.node:
         if node.op_type == "QuantizeLinear":
             name = node.input[0]
-            while readers[name] == 1 and name in makers and makers[name].op_type == "MaxPool":
+            while readers[name] == 1 and name in makers and makers[name].op_type in MOVERS:
                 name = makers[name].input[0]
-            if readers[name] == 1 and name in makers and makers[name].op_type == "Concat":
-                grids[name] = node.input[1:]
-    kept = []
+            kind = makers[name].op_type if readers[name] == 1 and name in makers else "DequantizeLinear"
+            if kind == "Concat":
+                joined[name] = node.input[1:]
+            elif kind != "DequantizeLinear" and name != node.input[0]:
+                moved[name] = node.input[1:]
+    kept: list[Any] = []
     for node in graph.node:
-        grid = grids.get(node.output[0], [])
-        for place, name in enumerate(node.input) if grid else ():
-            numbers = f"{node.output[0]}_{place}_numbers"
-            node.input[place] = f"{node.output[0]}_{place}"
-            kept.append(helper.make_node("QuantizeLinear", [name, *grid], [numbers]))
-            kept.append(helper.make_node("DequantizeLinear", [numbers, *grid], [node.input[place]]))
+        grid = joined.get(node.output[0], [])
+        for place, name in enumerate(node.input):
+            if grid or name in moved:
+                node.input[place] = f"{node.output[0]}_{place}"
+                kept += _pair(name, grid or moved[name], node.input[place])
         kept.append(node)
     _only(graph.node, kept)
+
+
+def _pair(name: str, grid: Iterable[str], rounded: str) -> list[Any]:
+    from onnx import helper
+
+    numbers = f"{rounded}_numbers"
+    return [
+        helper.make_node("QuantizeLinear", [name, *grid], [numbers]),
+        helper.make_node("DequantizeLinear", [numbers, *grid], [rounded]),
+    ]
 
 
 def _only(held: Any, kept: list[Any]) -> None:
