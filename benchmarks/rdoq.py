@@ -139,8 +139,8 @@ Calibration: 4,096 training images. Seconds are of one core's time, which other 
 The estimate of the harm is of second order, and each layer's is taken alone. Without feedback, what layers do together
 goes far beyond it, so that prices must be lower there. Dependent quantization pays where most entries are not zero: of
 independent normal numbers, 8 states come to within 0.5 dB of the rate–distortion function at 4 bits each, where single
-steps are 1.5 dB away, and to 0.8 instead of 1.4 dB at 2.4 bits; at half a bit, about what these files take, nothing is left
-of it (`tests/quantize/test_rdoq_search.py`).
+steps are 1.5 dB away, and to 0.8 instead of 1.4 dB at 2.4 bits; at half a bit, about what these files take, nothing is
+left of it. (The first of these are held by `tests/quantize/test_rdoq_search.py`.)
 """
 
 
