@@ -1,11 +1,11 @@
 """The context coder beside zeroth-order entropy, the other coders and NNCodec, on the same integers.
 
-    python benchmarks/context_coder.py [--nncodec PYTHON] [--terse FILE …] [--repeats 5] [--seed 0]
+    python benchmarks/context_coder.py [--nncodec PYTHON] [--terse FILE …] [--coder mix] [--repeats 5] [--seed 0]
 
 --nncodec: a Python with `nncodec` 2.1.3 installed (its requirements differ from ours, so it needs its own environment).
 --terse: compressed models; their streams of weights with 1000 entries or more are coded as well.
-Speeds are those of the best of the repeats, in CPU time; what numba compiles at first use is told apart. The tensors
-are drawn from the distributions stated below, in sizes such that none outweighs the others.
+Speeds are those of the best of the repeats, in CPU time; the coders take turns. What numba compiles at first use is
+told apart. The tensors are drawn from the distributions stated below, in sizes such that none outweighs the others.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def symbols_of(tensor: np.ndarray) -> Symbols:
     if tensor.min() == 0:
         return Symbols(tensor.reshape(-1).astype(np.int32), int(tensor.max()) + 1, True, tensor.shape)
     top = int(np.abs(tensor).max())
-    values = Way(True, top).symbols(tensor.reshape(-1), 2 * top + 1).astype(np.int32)
+    values = Way(True, top).symbols(tensor.reshape(-1)).astype(np.int32)
     return Symbols(values, 2 * top + 1, True, tensor.shape)
 
 
@@ -128,23 +128,35 @@ def split_of(symbols: Symbols) -> int:
     return min(range(max(middle - 2, 0), middle + 3), key=unlike)
 
 
-def best_of(repeats: int, action) -> tuple[float, object]:  # type: ignore[no-untyped-def]
-    """Seconds, result."""
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        result = action()
-        times.append(time.process_time() - start)
-    return min(times), result
+class NNCodec:
+    """The other coder, in a process of its own. Called with a name, it gives bytes and seconds to encode and decode."""
 
-
-def nncodec(python: str, given: dict[str, np.ndarray], repeats: int) -> dict[str, tuple[int, float, float]]:
-    with tempfile.TemporaryDirectory() as folder:
+    def __init__(self, python: str, given: dict[str, np.ndarray], folder: str) -> None:
         path = Path(folder) / "tensors.npz"
+        self._numbers = {name: number for number, name in enumerate(given)}
         np.savez(path, **{str(number): tensor for number, tensor in enumerate(given.values())})
-        command = [python, str(HERE / "nncodec_sizes.py"), str(path), str(repeats)]
-        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return {name: tuple(found[str(number)]) for number, name in enumerate(given)}
+        command = [python, str(HERE / "nncodec_sizes.py"), str(path)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+
+    def __call__(self, name: str) -> np.ndarray:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(f"{self._numbers[name]}\n")
+        return np.array(json.loads(self._process.stdout.readline()))
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+def once(symbols: Symbols, coder: str) -> np.ndarray:
+    """Bytes, seconds to encode, seconds to decode."""
+    fresh = Symbols(symbols.values, symbols.alphabet, symbols.zero, symbols.shape)  # whose symbols nobody has counted
+    start = time.process_time()
+    coded = encode(fresh, coder)
+    middle = time.process_time()
+    back = decode(coded.coder, coded.payload, len(symbols.values), symbols.alphabet, symbols.shape)
+    end = time.process_time()
+    assert np.array_equal(back, symbols.values)
+    return np.array([len(coded.payload), middle - start, end - middle])
 
 
 def compile_all() -> float:
@@ -158,6 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nncodec", metavar="PYTHON")
     parser.add_argument("--terse", nargs="*", default=[], metavar="FILE")
+    parser.add_argument("--coder", default="mix")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -166,39 +179,33 @@ def main() -> None:
     for path in options.terse:
         for name, symbols, tensor in stored(path):
             given[name], numbers[name] = symbols, tensor
-    rivals = nncodec(options.nncodec, numbers, options.repeats) if options.nncodec else {}
     print(f"First use, with numba's compiler or its cache: {compile_all():.1f} s\n")
-    show(given, rivals, options.repeats)
+    with tempfile.TemporaryDirectory() as folder:
+        rival = NNCodec(options.nncodec, numbers, folder) if options.nncodec else None
+        show(given, options.coder, rival, options.repeats)
+        if rival:
+            rival.close()
 
 
-def show(given: dict[str, Symbols], rivals: dict[str, tuple[int, float, float]], repeats: int) -> None:
-    print("| tensor | entropy | auto | mix | NNCodec | mix ÷ NNCodec | encode, Msym/s | × | decode, Msym/s | × |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    totals = np.zeros(4)
-    seconds = np.zeros(4)
-    for name, symbols in given.items():
-        n = len(symbols.values)
-        packing, coded = best_of(repeats, lambda s=symbols: encode(s, "mix"))
-        unpacking, back = best_of(
-            repeats, lambda s=symbols, c=coded: decode("mix", c.payload, len(s.values), s.alphabet, s.shape)
-        )
-        assert np.array_equal(back, symbols.values)
-        rival = rivals.get(name, (0, 0.0, 0.0))
-        row = np.array([entropy_bytes(symbols), len(encode(symbols).payload), len(coded.payload), rival[0]])
-        totals += row
-        seconds += np.array([packing, unpacking, rival[1], rival[2]])
-        print(line(name, row, n / packing / 1e6, rival[1] / packing, n / unpacking / 1e6, rival[2] / unpacking))
-    n = sum(len(symbols.values) for symbols in given.values()) / 1e6
-    print(line("**total**", totals, n / seconds[0], seconds[2] / seconds[0], n / seconds[1], seconds[3] / seconds[1]))
-
-
-def line(name: str, sizes: np.ndarray, packing: float, faster: float, unpacking: float, sooner: float) -> str:
-    entropy, auto, mix, rival = sizes
-    share = f"{100 * (mix / rival - 1):+.1f} %" if rival else "–"
-    return (
-        f"| {name} | {entropy:,.0f} | {auto:,.0f} | {mix:,.0f} | {rival:,.0f} | {share} | {packing:.1f} | {faster:.2f} "
-        f"| {unpacking:.1f} | {sooner:.2f} |"
+def show(given: dict[str, Symbols], coder: str, rival: NNCodec | None, repeats: int) -> None:
+    print(
+        f"| tensor | entropy | auto | {coder} | NNCodec | {coder} ÷ NNCodec | encode, Msym/s | × | decode, Msym/s | × |"
     )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    rows = []
+    for name, symbols in given.items():
+        turns = [(once(symbols, coder), rival(name) if rival else np.zeros(3)) for _ in range(repeats)]
+        own, other = (np.min([turn[who] for turn in turns], axis=0) for who in (0, 1))
+        rows.append((np.array([len(symbols.values), entropy_bytes(symbols), len(encode(symbols).payload)]), own, other))
+        print(line(name, *rows[-1]), flush=True)
+    print(line("**total**", *(np.sum(part, axis=0) for part in zip(*rows, strict=True))))
+
+
+def line(name: str, known: np.ndarray, own: np.ndarray, other: np.ndarray) -> str:
+    millions, (entropy, auto) = known[0] / 1e6, known[1:]
+    share = f"{100 * (own[0] / other[0] - 1):+.1f} %" if other[0] else "–"
+    sizes = f"| {name} | {entropy:,.0f} | {auto:,.0f} | {own[0]:,.0f} | {other[0]:,.0f} | {share} "
+    return sizes + "".join(f"| {millions / own[i]:.1f} | {other[i] / own[i]:.2f} " for i in (1, 2)) + "|"
 
 
 if __name__ == "__main__":

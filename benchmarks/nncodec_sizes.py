@@ -1,6 +1,9 @@
 """Bytes and CPU seconds of NNCodec's coder on integer tensors; run by `context_coder.py` with a Python that has it.
 
-    PYTHON benchmarks/nncodec_sizes.py IN.npz REPEATS          (prints JSON)
+    PYTHON benchmarks/nncodec_sizes.py IN.npz
+
+For each name of an array in IN.npz that stands in a line of standard input, it prints a line: [bytes, seconds of
+encoding, seconds of decoding]. So the two coders can take turns, and both are measured under the same load.
 
 Calls the coder itself (DeepCABAC, ISO/IEC 15938-17) with optimised context parameters, unary length 11 as its own
 defaults, in three modes (profile 0; profile 1 with row skipping; that and the codebook's size, which bounds the levels)
@@ -43,11 +46,8 @@ def once(tensor: np.ndarray, profile: int, bounded: bool) -> tuple[int, float, f
 def main() -> None:
     with np.load(sys.argv[1]) as file:
         tensors = {name: np.ascontiguousarray(file[name], dtype=np.int32) for name in file.files}
-    found = {}
-    for name, tensor in tensors.items():
-        runs = [min(once(tensor, *mode) for _ in range(int(sys.argv[2]))) for mode in MODES]
-        found[name] = min(runs)
-    print(json.dumps(found))
+    for line in sys.stdin:
+        print(json.dumps(min(once(tensors[line.strip()], *mode) for mode in MODES)), flush=True)
 
 
 if __name__ == "__main__":

@@ -299,16 +299,15 @@ def mix(payload: bytes, bits: Bits, length: int, alphabet: int, shape: tuple[int
         rows, channels, kernel, width = shape[0], shape[1], math.prod(shape[2:]), max(shape[-1], 2)
         if kernel == 1 or kernel > 64:
             rows, channels, kernel, width = shape[0], math.prod(shape[1:]), 1, 2
-    zero, transposed, lagging, unusual = (bits.number(1) for _ in range(4))
+    zero, transposed, lagging, unusual, grouped = (bits.number(1) for _ in range(5))
     lag = bits.block(1)[0] if lagging else 0
     negative = bits.block(1)[0] if unusual else alphabet // 2 if alphabet > 2 else 0
     if transposed:
         rows, channels = channels, rows
     assert channels * kernel <= 2**20 and rows * channels * kernel <= 2**20, "one chunk is enough for a test"
     data = payload[(bits.at + 7) // 8 :]
-    grid = Mixed(data, max(negative, alphabet - 1 - negative, 1).bit_length(), negative > 0).read(
-        rows, channels, kernel, width, lag
-    )
+    depth = max(negative, alphabet - 1 - negative, 1).bit_length()
+    grid = Mixed(data, depth, negative > 0, bool(grouped)).read(rows, channels, kernel, width, lag)
     if transposed:
         grid = np.array(grid).reshape(rows, channels, kernel).transpose(1, 0, 2).reshape(channels, -1).tolist()
     numbers = [n for row in grid for n in row]
@@ -318,16 +317,14 @@ def mix(payload: bytes, bits: Bits, length: int, alphabet: int, shape: tuple[int
 
 
 class Mixed:
-    def __init__(self, data: bytes, depth: int, signed: bool) -> None:
-        self.data, self.at, self.depth, self.signed = data, 4, depth, signed
+    def __init__(self, data: bytes, depth: int, signed: bool, grouped: bool) -> None:
+        self.data, self.at, self.depth, self.signed, self.grouped = data, 4, depth, signed, grouped
         self.low, self.high = 0, 2**32 - 1
         self.point = int.from_bytes(data[:4].ljust(4, b"\0"), "big")
-        self.slots: dict[Any, tuple[int, int]] = {}
-        self.weights: dict[Any, list[int]] = {}
+        self.beliefs: dict[Any, tuple[int, int]] = {}
 
     def bit(self, p: int) -> int:
-        span = self.high - self.low
-        mid = self.low + (span >> 16) * p + (span % 2**16 * p >> 16)
+        mid = self.low + ((self.high - self.low) * p >> 16)
         bit = int(self.point <= mid)
         self.low, self.high = (self.low, mid) if bit else (mid + 1, self.high)
         while self.low >> 24 == self.high >> 24:
@@ -337,125 +334,169 @@ class Mixed:
             self.point = self.point % 2**24 << 8 | following
         return bit
 
-    def learn(self, key: Any, slot: tuple[int, int], bit: int) -> None:
-        q, seen = slot
-        rate = round(65536 * 2 / (2 * seen + 3))
-        self.slots[key] = q + ((2**22 * bit - q) * rate >> 16), min(seen + 1, 1023)
-
-    def plain(self, key: Any, q: int) -> int:
-        slot = self.slots.get(key, (q, 1))
-        bit = self.bit(min(max(slot[0] >> 6, 32), 65504))
-        self.learn(key, slot, bit)
-        return bit
-
-    def mixed(self, node: Any, contexts: list[Any], q: int, weights: list[int]) -> int:
-        w = self.weights.setdefault(node, weights)
-        slots = [self.slots.get((node,), (q, 1))]
-        keys = [(node,), *((node, number, context) for number, context in enumerate(contexts))]
-        slots += [self.slots.get(key, (slots[0][0], 5)) for key in keys[1:]]
-        halves = [((q >> 10) + 0.5) / 4096 for q, _ in slots]
-        logits = [round(256 * math.log(half / (1 - half))) for half in halves]
-        x = [logits[0], *(logit - logits[0] for logit in logits[1:])]
-        y = min(max(sum(map(int.__mul__, w, x)) >> 16, -3072), 3072)
-        p = min(max(round(65536 / (1 + math.exp(-y / 256))), 1), 65535)
+    def predicted(self, *contexts: tuple[Any, float, float]) -> int:
+        """contexts: name, first mean, first variance."""
+        for name, mean, variance in contexts:
+            self.beliefs.setdefault(name, (round(mean * 2**16), round(variance * 2**30)))
+        z = sum(self.beliefs[name][0] for name, _, _ in contexts) >> 9
+        p = round(65536 / (1 + math.exp(-(min(max(z, -1536), 1535) + 0.5) / 128)))
+        p = min(max(p, 1), 65535)
         bit = self.bit(p)
-        for i, each in enumerate(x):
-            w[i] += each * 50 * (65536 * bit - p) + 2**19 >> 20
-        for key, slot in zip(keys, slots, strict=True):
-            self.learn(key, slot, bit)
+        error = 65536 * bit - p
+        for name, _, _ in contexts:
+            mean, variance = self.beliefs[name]
+            less = ((variance * abs(error) >> 16) * variance >> 30) - 10000 if abs(error) >= 2**15 else 0
+            self.beliefs[name] = mean + (error * variance >> 30), variance - less
         return bit
 
     def dead(self, kind: str, count: int, lag: int) -> list[int]:
         flags: list[int] = []
         for i in range(count if self.bit(32768) else 0):
             far = flags[i - lag] if 0 < lag <= i else 0
-            flags.append(self.plain((kind, flags[-1] if flags else 0, far), 2**19))
+            flags.append(self.predicted(((kind, flags[-1] if flags else 0, far), -0.6, 0.6)))
         return flags or [0] * count
 
     def read(self, rows: int, channels: int, kernel: int, width: int, lag: int) -> list[list[int]]:
         dead_rows, dead_channels = self.dead("rows", rows, 0), self.dead("channels", channels, lag)
-        grid = [[0] * (channels * kernel) for _ in range(rows)]
-        everything, seen, columns = 512, 2, [0] * (channels * kernel)
+        columns, size = channels * kernel, kernel if kernel > 1 else 8
+        grid = [[0] * columns for _ in range(rows)]
+        blocks = [range(first, min(first + size, columns)) for first in range(0, columns, size)]
+        live = [[j for j in block if not dead_channels[j // kernel]] for block in blocks]
+        before, done, total, entries, sums = [[0] * (len(blocks) + 1)] * 2, 0, 0, 0, [0] * columns
         for r in range(rows):
             if dead_rows[r]:
                 continue
-            of_row, coded, recent = everything, 0, 0
-            for j in range(channels * kernel):
-                if dead_channels[j // kernel]:
+            everything = (4096 * total + 2048) // (entries + 4)
+            if done < 16 or done % 8 == 0:
+                levels, block_levels = column_levels(sums, everything, done, blocks, kernel, lag)
+            of_row, coded, following, row_level, found = 0, 0, 2, 0, [0] * (len(blocks) + 1)
+            for b, block in enumerate(blocks):
+                if not live[b]:
                     continue
-                columns[j] = everything if r == 0 and columns[j] == 0 else columns[j]
-                k = j % kernel
-                found = sum(map(bool, grid[r][j - k : j]))
-                within = 8 * k + min(found, 7) if kernel > 1 else recent >> 6
-                n = self.entry(*around(grid, r, j, kernel, width, lag), of_row, columns[j], everything, within, (r, j))
-                grid[r][j], size = n, 4096 * abs(n)
-                of_row = towards(of_row, size, min(coded + 3, 400))
-                columns[j] = towards(columns[j], size, min(r + 3, 400))
-                everything, seen = towards(everything, size, seen), min(seen + 1, 1023)
-                recent, coded = recent + ((4096 * (n != 0) - recent) >> 6), coded + 1
+                if coded >= following:
+                    row_level = level((4096 * of_row + 4 * everything) // (coded + 4)) - level(everything)
+                    following = coded + min(max(coded // 2, 2), 16)
+                coded += len(live[b])
+                if self.grouped and not self.block(b, rows, found, before, block_levels[b] + row_level, lag):
+                    continue
+                for i, j in enumerate(live[b]):
+                    expected = min(max(levels[j] + row_level - 10, 0), 95)
+                    inner, none = None, self.grouped and found[b] == 0
+                    first = 2.5 / (len(live[b]) - i) if none else 0
+                    if kernel > 1:
+                        inner = (("inner", j - block[0], min(found[b], 7)), first, 0.3)
+                    elif self.grouped:
+                        inner = (("inner", len(live[b]) - i if none else 0), first, 0.3)
+                    last = none and i + 1 == len(live[b])
+                    n = self.entry(
+                        Around(grid, r, j, kernel, width, lag), expected, (j if rows > 1 else 0), inner, last
+                    )
+                    grid[r][j] = n
+                    found[b] += n != 0
+                    of_row += min(abs(n), 8191)
+                    sums[j] += min(abs(n), 8191)
+            before, total, entries, done = [found, before[0]], total + of_row, entries + coded, done + 1
         return grid
 
-    def entry(
-        self, signs: int, total: int, of_row: int, of_column: int, everything: int, within: int, at: tuple[int, int]
-    ) -> int:
-        r, c, m = level(of_row), level(of_column), level(everything)
-        product = min(max(r + c - m - 20, 0), 63)
-        rest = [min(max((each - m >> 1) + 8, 0), 15) for each in (r, c)] + [product, total]
+    def block(self, b: int, rows: int, found: list[int], before: list[list[int]], size: int, lag: int) -> int:
+        left = min(found[b - 1], 3) if b else 0
+        far = min(found[(8 * b - lag + 4) // 8], 2) if lag and 8 * b >= lag else 0
+        near = (min(before[0][b], 3), before[1][b] > 0, before[0][b + 1] > 0, left, far)
+        size = min(max(size - 10, 0), 95)
+        return self.predicted(
+            (("near blocks", *near), 0, 0.1),
+            (("block", b if rows > 1 else 0), 0, 0.17),
+            (("expected block", size), 0.12 * (size - 26), 0.26),
+        )
 
-        def head(node: int) -> int:
-            weights = [65536] + (2 * [20000] + 4 * [10000] if node == 0 else 6 * [10000])
-            return self.mixed(node, [*at, signs, product, total, within], 2**21 if node else 2**19, weights)
-
-        def tail(*node: Any) -> int:
-            return self.mixed(node, rest, 2**21, [65536] + 4 * [10000])
-
-        if not head(0):
+    def entry(self, around: Around, expected: int, column: int, inner: Any, last: bool) -> int:
+        contexts = [
+            (("column", column), 0, 0.1),
+            (("near", around.near()), 0, 0.18),
+            (("expected", expected), -0.9 + 0.04 * (expected - 26), 0.26),
+            *([inner] if inner else []),
+        ]
+        if not last and not self.predicted(*contexts):
             return 0
-        negative = head(1) if self.signed else 0
-        octave = 0
-        while octave + 1 < self.depth and (head(2 + octave) if octave < 2 else tail("size", octave)):
+        nearest, others = around.signs()
+        negative = self.signed and self.predicted((("nearest", nearest), 0, 0.5), (("others", others), 0, 0.1))
+        total, octave, n = around.size(), 0, 1
+
+        def part(node: Any, mean: float, slope: float) -> int:
+            sizes = ((node, "expected", expected), slope * (expected - 32 - 4 * octave), 0.22)
+            return self.predicted((node, mean, 0.9), sizes, ((node, "around", total), 0, 0.1))
+
+        while octave + 1 < self.depth and part(("size", octave), -0.1, 0.04):
             octave += 1
-        n = 1
         for digit in range(octave - 1, -1, -1):
             known = octave - 1 - digit
-            bit = tail("digit", min(octave, 7), known, n) if known < 3 else self.plain(("plain", digit), 2**21)
+            bit = part(("digit", min(octave, 7), known, n), 0, 0) if known < 3 else self.predicted((digit, 0, 0.9))
             n = 2 * n + bit
         return -n if negative else n
 
 
-def towards(mean: int, number: int, seen: int) -> int:
-    return mean + ((number - mean) * round(65536 * 2 / (2 * seen + 3)) >> 16)
+def column_levels(
+    sums: list[int], everything: int, done: int, blocks: list[range], kernel: int, lag: int
+) -> tuple[list[int], list[int]]:
+    means = [(4096 * each + 4 * everything) * (2**24 // (done + 4)) >> 24 for each in sums]
+    of_blocks = [sum(means[j] for j in block) // len(block) for block in blocks]
+    last = len(sums) - 1
+
+    def smooth(j: int) -> int:
+        if kernel > 1:
+            return means[j] + 3 * of_blocks[j // kernel] >> 2
+        if not lag:
+            return means[j]
+        far = means[j - lag if j >= lag else j] + means[j + lag if j + lag <= last else j]
+        return (means[j] + means[max(j - 1, 0)] + means[min(j + 1, last)] + far) // 5
+
+    return [level(smooth(j)) for j in range(len(sums))], [level(each) for each in of_blocks]
 
 
 def level(x: int) -> int:
+    x = min(x, 2**24 - 1)
     k = max(x.bit_length() - 3, 0)
     return 4 * k + (x >> k)
 
 
-def around(grid: list[list[int]], r: int, j: int, kernel: int, width: int, lag: int) -> tuple[int, int]:
-    def at(up: int, left: int) -> int:
-        row, column = r - up, j - left
-        return grid[row][column] if row >= 0 and 0 <= column < len(grid[0]) else 0
+class Around:
+    """The neighbours of an entry: a, b to the left, c, d above, e, f beside c, g, h, i further to the left."""
 
-    a, b, c, d, e, f = at(0, 1), at(0, 2), at(1, 0), at(2, 0), at(1, 1), at(1, -1)
-    g = h = i = 0
-    if kernel > 1:
-        g, h, i = at(0, kernel), at(0, width), at(0, width - 1)
-    elif lag:
-        g, h, i = at(0, lag), at(0, lag - 1), at(0, lag + 1)
-    t = [(n > 0) + 2 * (n < 0) for n in (a, c, g)]
-    flags = 16 * (b != 0) + 8 * (d != 0) + 4 * (abs(a) > 1) + 2 * (abs(c) > 1) + (h != 0)
-    total = 2 * abs(a) + abs(b) + 2 * abs(c) + abs(d) + abs(e) + abs(f) + 2 * abs(g) + abs(h) + abs(i)
-    return ((t[0] * 3 + t[1]) * 3 + t[2]) * 32 + flags, min(level(total), 31)
+    def __init__(self, grid: list[list[int]], r: int, j: int, kernel: int, width: int, lag: int) -> None:
+        def at(up: int, left: int) -> int:
+            row, column = r - up, j - left
+            return grid[row][column] if row >= 0 and 0 <= column < len(grid[0]) else 0
+
+        self.a, self.b, self.c, self.d, self.e, self.f = at(0, 1), at(0, 2), at(1, 0), at(2, 0), at(1, 1), at(1, -1)
+        self.g = self.h = self.i = 0
+        if kernel > 1:
+            self.g, self.h, self.i = at(0, kernel), at(0, width), at(0, width - 1)
+        elif lag:
+            self.g, self.h, self.i = at(0, lag), at(0, lag + 1), at(0, lag - 1)
+
+    def near(self) -> tuple[Any, ...]:
+        pairs = ((self.a, self.b), (self.c, self.d), (self.g, self.h))
+        return tuple((min(abs(one), 2), other != 0) for one, other in pairs)
+
+    def signs(self) -> tuple[Any, int]:
+        sign = [(n > 0) - (n < 0) for n in (self.a, self.c, self.g, self.b, self.d, self.e, self.f, self.h, self.i)]
+        return tuple(sign[:3]), sum(sign[3:])
+
+    def size(self) -> int:
+        twice = abs(self.a) + abs(self.c) + abs(self.g)
+        once = sum(map(abs, (self.b, self.d, self.e, self.f, self.h, self.i)))
+        return min(level(2 * twice + once), 31)
 
 
-@pytest.mark.parametrize("shape", [(40, 30), (12, 6, 3, 3), (9, 4, 5), (30, 56), (500,)])
+@pytest.mark.parametrize("shape", [(40, 30), (12, 6, 3, 3), (9, 4, 5), (30, 56), (500,), (90, 100), (30, 16, 3, 3)])
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_second_reader_reads_mixed_predictions(same: Same, shape: tuple[int, ...], bits: int) -> None:
+@pytest.mark.parametrize("density", [1.0, 0.2])
+def test_second_reader_reads_mixed_predictions(same: Same, shape: tuple[int, ...], bits: int, density: float) -> None:
     rng = np.random.default_rng(bits)
     top = 2 ** (bits - 1)
     numbers = np.clip(np.rint(rng.laplace(size=shape) * top / 3), -top, top - 1).astype(int)
     numbers[rng.random(shape[0]) < 0.2] = 0
+    numbers[rng.random(shape) > density] = 0
     numbers[(rng.random(shape) < 0.5) & (np.arange(shape[-1]) % 28 > 9)] = 0
     symbols = np.where(numbers == 0, 0, numbers + top + (numbers < 0)).reshape(-1).astype(np.int32)
     stream = Symbols(np.minimum(symbols, 2 * top - 1), 2 * top, zero=True)

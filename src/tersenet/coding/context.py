@@ -12,20 +12,25 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
 
 from tersenet.coding.base import CodingError, Encoded, Plan, register
 from tersenet.coding.bits import BitReader, BitWriter
-from tersenet.coding.histogram import histogram, zero_split
+from tersenet.coding.histogram import Histogram, from_counts, histogram_of, zero_split
 from tersenet.core.code import Symbols
 
 CHUNK = 1 << 20  # entries that share one model
 MAX_KERNEL = 64  # entries of a convolution kernel; beyond, they are columns like others
-_SAMPLE = 1 << 14  # entries on which the ways to write a tensor are compared
-_SMALL = 1 << 16  # entries up to which both directions are tried in full
+_SAMPLE = 1 << 13  # entries on which the ways to write a tensor are compared
+_SMALL = 1 << 16  # entries of convolutions up to which both directions are compared
+_TINY = 1 << 12  # and of others
+_SPARSE = 0.85  # share of zeros from which on many blocks have nothing else
+_COUNTED = 1 << 12  # largest alphabet whose counts are looked at
 _MAX_LAG = 1 << 12
+_CHANCE = 5.5  # standard deviations; of hundreds of distances, one is 3 to 5 by chance
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -52,20 +57,20 @@ class Way:
     zero: symbol 0 is n = 0, then come the `negative` symbols below zero, then those above; else n = symbol − negative.
     transposed: channel by channel instead of row by row.
     lag: columns of two entries that resemble each other although they are no neighbours (an image's row), 0 if none.
+    grouped: blocks of zeros are told as such, which is faster where there are many.
     """
 
     zero: bool
     negative: int
     transposed: bool = False
     lag: int = 0
+    grouped: bool = False
 
     def numbers(self, symbols: np.ndarray) -> np.ndarray:
         shifted = symbols - self.negative
         return np.where(symbols == 0, 0, shifted - (shifted <= 0)) if self.zero else shifted
 
-    def symbols(self, numbers: np.ndarray, alphabet: int) -> np.ndarray:
-        if numbers.min() < -self.negative or numbers.max() >= alphabet - self.negative:
-            raise CodingError(f"a symbol lies outside [0, {alphabet})")
+    def symbols(self, numbers: np.ndarray) -> np.ndarray:
         shifted = numbers + self.negative
         return np.asarray(np.where(numbers == 0, 0, shifted + (numbers < 0)) if self.zero else shifted)
 
@@ -92,8 +97,8 @@ class Mix:
         sizes = reader.numbers(len(pieces) - 1).tolist() if len(pieces) > 1 else []
         coded = _cut(reader.rest(), sizes)
         jobs = [(data, piece) for data, piece in zip(coded, pieces, strict=True)]
-        numbers = np.concatenate(_in_parallel(lambda job: _decode(*job, way, alphabet), jobs))
-        return _turned_back(way.symbols(numbers, alphabet), grid, way).astype(np.int32)
+        parts = _in_parallel(lambda job: _decode(*job, way, alphabet), jobs)
+        return _turned_back(np.concatenate(parts) if len(parts) > 1 else parts[0], grid, way)
 
 
 def grid_of(shape: tuple[int, ...], length: int) -> Grid:
@@ -110,23 +115,21 @@ def _write(name: str, symbols: Symbols) -> Encoded:
     if not len(symbols.values):
         return Encoded(name, b"", 0, 0, 0)
     grid = grid_of(symbols.shape, len(symbols.values))
-    way = _choose(symbols, grid)
-    streams = _streams(symbols.values, symbols.alphabet, grid, way)
+    way, streams = _choose(symbols, grid)
     writer = BitWriter()
     _write_way(writer, way, symbols.alphabet)
     if len(streams) > 1:
         writer.numbers(np.array([len(stream) for stream in streams[:-1]]))
     head, coded = writer.bytes(), b"".join(streams)
-    positions, values = zero_split(histogram(symbols.values, symbols.alphabet)) if symbols.zero else (0.0, 1.0)
+    positions, values = zero_split(_histogram(symbols)) if symbols.zero else (0.0, 1.0)
     share = round(len(coded) * positions / (positions + values)) if positions + values else 0
     return Encoded(name, head + coded, len(head), share, len(coded) - share)
 
 
-def _streams(symbols: np.ndarray, alphabet: int, grid: Grid, way: Way) -> list[bytes]:
-    numbers = way.numbers(symbols).reshape(grid.rows, grid.channels, grid.kernel)
+def _streams(values: np.ndarray, alphabet: int, grid: Grid, way: Way) -> list[bytes]:
     if way.transposed:
-        numbers = numbers.transpose(1, 0, 2)
-    flat, jobs, start = np.ascontiguousarray(numbers).reshape(-1), [], 0
+        values = np.ascontiguousarray(values.reshape(grid.rows, grid.channels, grid.kernel).transpose(1, 0, 2))
+    flat, jobs, start = values.reshape(-1), [], 0
     for piece in _pieces(_turned(grid, way)):
         size = piece.rows * piece.columns
         jobs.append((flat[start : start + size], piece))
@@ -137,33 +140,63 @@ def _streams(symbols: np.ndarray, alphabet: int, grid: Grid, way: Way) -> list[b
 # --- choosing -------------------------------------------------------------------------------------------------------
 
 
-def _choose(symbols: Symbols, grid: Grid) -> Way:
-    """Step by step, the way that takes the fewest bytes for the first rows."""
+def _choose(symbols: Symbols, grid: Grid) -> tuple[Way, list[bytes]]:
+    """Step by step, the way that takes the fewest bytes for the first rows; and the whole, written in that way."""
     rows = min(grid.rows, max(1, _SAMPLE // grid.columns))
     sample = replace(grid, rows=rows) if grid.columns <= CHUNK else Grid(1, min(CHUNK, _SAMPLE))
     values = symbols.values[: sample.rows * sample.columns]
 
-    def best(ways: list[Way], values: np.ndarray = values, grid: Grid = sample) -> Way:
-        if len(ways) == 1:
-            return ways[0]
-        return min(ways, key=lambda way: sum(map(len, _streams(values, symbols.alphabet, grid, way))))
+    @cache
+    def written(way: Way) -> list[bytes]:
+        return _streams(values, symbols.alphabet, sample, way)
 
-    way = best([Way(symbols.zero, negative) for negative in _negatives(symbols.alphabet)])
-    if grid.kernel == 1 and (lag := likely_lag(way.numbers(values).reshape(sample.rows, sample.columns))):
-        way = best([way, replace(way, lag=lag)])
-    if min(grid.rows, grid.channels) > 1 and len(symbols.values) <= _SMALL:
-        way = best([way, replace(way, transposed=True, lag=0)], symbols.values, grid)
-    return way
+    def best(ways: list[Way]) -> Way:
+        return min(ways, key=lambda way: sum(map(len, written(way)))) if len(ways) > 1 else ways[0]
+
+    found = _histogram(symbols)
+    zeros = int(found.counts[0]) if symbols.zero and found.used[0] == 0 else 0
+    grouped = len(symbols.values) > _TINY and zeros >= _SPARSE * len(symbols.values)
+    way = best([Way(symbols.zero, negative, grouped=grouped) for negative in _negatives(symbols, found)])
+    if grid.kernel == 1:
+        way = replace(way, lag=likely_lag(way.numbers(values).reshape(sample.rows, sample.columns)))
+    if min(grid.rows, grid.channels) > 1 and len(symbols.values) <= (_SMALL if grid.kernel > 1 else _TINY):
+        way = best([way, replace(way, transposed=True, lag=0)])
+    whole = len(values) == len(symbols.values)
+    return way, written(way) if whole else _streams(symbols.values, symbols.alphabet, grid, way)
 
 
-def _negatives(alphabet: int) -> list[int]:
-    """How many symbols may lie below zero: about half where weights were quantized, none in a mask."""
-    half = _usual(alphabet)
-    if alphabet <= 3:
-        return [half]
-    if alphabet > 64:
-        return [half, 0]
-    return [half, *(n for n in (half - 1, half + 1, half - 2, half + 2, 0) if 0 <= n < alphabet)]
+def _histogram(symbols: Symbols) -> Histogram:
+    """As `histogram_of`, faster."""
+    from tersenet.coding.context_kernel import count
+
+    if symbols.alphabet > _COUNTED or "counted" in vars(symbols):
+        return histogram_of(symbols)
+    counts = np.zeros(symbols.alphabet, dtype=np.int64)
+    count(symbols.values, counts)
+    return from_counts(counts, symbols.alphabet)
+
+
+def _negatives(symbols: Symbols, found: Histogram) -> list[int]:
+    """How many symbols may lie below zero. Where weights were quantized, as many as makes the counts of opposite
+    numbers most alike; if they are not alike even then, none may be right as well."""
+    usual = _usual(symbols.alphabet)
+    if symbols.alphabet <= 3:
+        return [usual]
+    if symbols.alphabet > _COUNTED:
+        return [usual, 0]
+    counts = np.bincount(found.used, weights=found.counts, minlength=symbols.alphabet)
+    if symbols.zero:
+        counts = counts[1:]
+
+    def unlike(negative: int) -> float:
+        below, above = counts[:negative][::-1], counts[negative + (not symbols.zero) :]
+        both = min(len(below), len(above))
+        return float(np.abs(below[:both] - above[:both]).sum() + below[both:].sum() + above[both:].sum())
+
+    limit = counts.sum() / 4
+    near = [negative for negative in range(usual - 2, usual + 3) if 0 <= negative < symbols.alphabet]
+    middle = min(near, key=lambda negative: (unlike(negative), abs(negative - usual)))
+    return [middle] if unlike(middle) < limit else list(dict.fromkeys((middle, usual, 0)))
 
 
 def _usual(alphabet: int) -> int:
@@ -171,11 +204,10 @@ def _usual(alphabet: int) -> int:
 
 
 def likely_lag(numbers: np.ndarray) -> int:
-    """The distance at which signs, [rows, columns], agree most in comparison with distances nearby; 0 if none is left.
-
-    Inputs that were an image resemble those one image row away.
+    """The distance at which signs, [rows, columns], agree more than at distances nearby; 0 if none stands out so much
+    that it cannot be chance. Inputs that were an image resemble those one image row away.
     """
-    signs = np.sign(numbers).astype(np.float64)
+    signs = np.sign(numbers).astype(np.float32)
     columns = signs.shape[1]
     spectrum = np.fft.rfft(signs, 2 * columns, axis=1)
     agreement = np.fft.irfft((np.abs(spectrum) ** 2).sum(axis=0))[: min(columns // 2, _MAX_LAG)]
@@ -183,8 +215,9 @@ def likely_lag(numbers: np.ndarray) -> int:
         return 0
     standing_out = np.rint(2 * agreement[3:-3] - agreement[:-6] - agreement[6:])
     standing_out[:1] = 0  # a distance of 3 is compared with 0, where all agree
-    best = int(np.argmax(standing_out))
-    return best + 3 if standing_out[best] > 0 else 0
+    lag = int(np.argmax(standing_out)) + 3
+    pairs = int(np.count_nonzero(signs[:, lag:] * signs[:, :-lag]))
+    return lag if standing_out[lag - 3] > _CHANCE * math.sqrt(6 * pairs + 1) else 0
 
 
 # --- the bytes ------------------------------------------------------------------------------------------------------
@@ -192,7 +225,7 @@ def likely_lag(numbers: np.ndarray) -> int:
 
 def _write_way(writer: BitWriter, way: Way, alphabet: int) -> None:
     unusual = way.negative != _usual(alphabet)
-    writer.put(np.array([way.zero, way.transposed, way.lag > 0, unusual], dtype=np.uint8))
+    writer.put(np.array([way.zero, way.transposed, way.lag > 0, unusual, way.grouped], dtype=np.uint8))
     if way.lag:
         writer.numbers(np.array([way.lag]))
     if unusual:
@@ -200,14 +233,14 @@ def _write_way(writer: BitWriter, way: Way, alphabet: int) -> None:
 
 
 def _read_way(reader: BitReader, grid: Grid, alphabet: int) -> Way:
-    zero, transposed, lagging, unusual = reader.take(4).astype(bool).tolist()
+    zero, transposed, lagging, unusual, grouped = reader.take(5).astype(bool).tolist()
     lag = int(reader.numbers(1)[0]) if lagging else 0
     negative = int(reader.numbers(1)[0]) if unusual else _usual(alphabet)
     if lagging and (transposed or grid.kernel > 1 or not 2 <= lag < grid.columns):
         raise CodingError(f"a lag of {lag} in rows of {grid.columns}")
     if negative >= alphabet:
         raise CodingError(f"{negative} of {alphabet} symbols are negative")
-    return Way(zero, negative, transposed, lag)
+    return Way(zero, negative, transposed, lag, grouped)
 
 
 def _turned(grid: Grid, way: Way) -> Grid:
@@ -247,42 +280,46 @@ def _in_parallel(action: Callable[[S], T], jobs: list[S]) -> list[T]:
         return list(threads.map(action, jobs))
 
 
-def _encode(numbers: np.ndarray, piece: Grid, way: Way, alphabet: int) -> bytes:
-    from tersenet.coding.context_kernel import code_cells
+def _encode(symbols: np.ndarray, piece: Grid, way: Way, alphabet: int) -> bytes:
+    from tersenet.coding.context_kernel import code_cells, lay_out
 
-    cells, scan = _cells(numbers, piece, way, alphabet)
-    room = len(numbers) * scan.depth // 4 + 64
+    cells, scan = _cells(piece, way, alphabet)
+    lay_out(symbols, way.zero, way.negative, scan, cells)
+    room = len(symbols) * scan.depth // 4 + 64
     while True:
         data = np.zeros(room, dtype=np.uint8)
-        size = code_cells(cells.reshape(-1), scan, data, False)
+        size = code_cells(cells, scan, data, False)
         if size <= room:
             return data[:size].tobytes()
         room *= 4
 
 
 def _decode(data: bytes, piece: Grid, way: Way, alphabet: int) -> np.ndarray:
-    from tersenet.coding.context_kernel import MARGIN, code_cells
+    from tersenet.coding.context_kernel import code_cells, take_up
 
-    cells, scan = _cells(None, piece, way, alphabet)
-    size = code_cells(cells.reshape(-1), scan, np.frombuffer(bytearray(data), dtype=np.uint8), True)
-    if size < 0:
+    cells, scan = _cells(piece, way, alphabet)
+    if code_cells(cells, scan, np.frombuffer(bytearray(data), dtype=np.uint8), True) < 0:
         raise CodingError("the stream does not end where its symbols do")
-    return np.asarray(cells[MARGIN:, scan.left : scan.left + piece.columns].reshape(-1))
+    symbols = np.empty(piece.rows * piece.columns, dtype=np.int32)
+    if not take_up(cells, scan, way.zero, way.negative, alphabet, symbols):
+        raise CodingError(f"a symbol lies outside [0, {alphabet})")
+    return symbols
 
 
-def _cells(numbers: np.ndarray | None, piece: Grid, way: Way, alphabet: int):  # type: ignore[no-untyped-def]
-    """int32 [rows + margin, left + columns + margin] with zeros around, and how to scan it."""
-    from tersenet.coding.context_kernel import MARGIN, Scan
+def _cells(piece: Grid, way: Way, alphabet: int):  # type: ignore[no-untyped-def]
+    """Zeros, int32: rows with a margin around for what lies outside; and how to scan it."""
+    from tersenet.coding.context_model import BLOCK, MARGIN, Scan
 
     lag = way.lag if way.lag < piece.columns else 0
-    left = max(lag, piece.kernel, piece.width, MARGIN) + 1
-    cells = np.zeros((piece.rows + MARGIN, left + piece.columns + MARGIN), dtype=np.int32)
-    if numbers is not None:
-        cells[MARGIN:, left : left + piece.columns] = numbers.reshape(piece.rows, piece.columns)
+    far, near, third = (piece.kernel, piece.width, piece.width - 1) if piece.kernel > 1 else (lag, lag + 1, lag - 1)
+    left = max(far, near, MARGIN) + 1
+    block = piece.kernel if piece.kernel > 1 else BLOCK
+    stride = left + piece.columns + MARGIN
     depth = max(way.negative, alphabet - 1 - way.negative, 1).bit_length()
-    return cells, Scan(
-        piece.rows, piece.channels, piece.kernel, piece.width, lag, left, cells.shape[1], int(way.negative > 0), depth
-    )
+    return np.zeros((piece.rows + MARGIN) * stride, dtype=np.int32), Scan(
+        piece.rows, piece.channels, piece.kernel, far, near, third, lag, block, -(-piece.columns // block),
+        int(way.grouped), left, stride, int(way.negative > 0), depth,
+    )  # fmt: skip
 
 
 register(Mix())
