@@ -110,6 +110,8 @@ def _open_onnx(source: Any, threads: int) -> Opened:
     runtime = needed("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 4
+    # threads that wait for more work in a loop would slow whatever the process does between two calls
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not _has_integers(source):  # else a weight would be turned into floats at each call
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
@@ -162,9 +164,11 @@ def _open_openvino(source: Any, threads: int) -> Opened:
         for port in compiled.inputs
     ]
 
+    outputs = range(len(compiled.outputs))
+
     def run(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        found = request.infer(list(arrays))
-        return [np.array(found[port]) for port in compiled.outputs]
+        request.infer(list(arrays), share_inputs=True)
+        return [np.array(request.get_output_tensor(place).data) for place in outputs]
 
     return run, known
 
