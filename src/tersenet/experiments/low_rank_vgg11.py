@@ -29,8 +29,8 @@ TABLES.register("low_rank_vgg11")(
         head="rank, error of the weight, cost",
         detail=_costs,
         remark=(
-            "One layer at a time, all others as they are, not fine-tuned; then all but the first, after 1 epoch. The time\n"
-            "of each layer beside its factors: `python benchmarks/factorized_latency.py`."
+            "One layer at a time, all others as they are, not fine-tuned; then all but the first, after 1 epoch. The\n"
+            "time of each layer beside its factors: `python benchmarks/factorized_latency.py`."
         ),
         rows=(
             *(_row(place) for place in LAYERS),

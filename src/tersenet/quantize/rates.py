@@ -105,7 +105,8 @@ def _neighbours(indices: np.ndarray, scan: Scan) -> np.ndarray:
         total = total + 2 * at(0, scan.kernel) + at(0, min(scan.width, reach))
     octave = np.floor(np.log2(np.maximum(total, 1))).astype(np.int64)
     level = np.where(total < 4, total, 2 * octave + (total >> np.maximum(octave - 1, 0)) % 2)
-    return np.minimum(level, SUMS - 1)
+    found: np.ndarray = np.minimum(level, SUMS - 1)
+    return found
 
 
 def _mixed(flags: np.ndarray, base: np.ndarray, contexts: Sequence[np.ndarray]) -> np.ndarray:
@@ -126,7 +127,8 @@ def _mixed(flags: np.ndarray, base: np.ndarray, contexts: Sequence[np.ndarray]) 
 
 def _logit(p: np.ndarray) -> np.ndarray:
     p = p.clip(LEAST, 1 - LEAST)
-    return np.log(p / (1 - p))
+    found: np.ndarray = np.log(p / (1 - p))
+    return found
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -144,7 +146,8 @@ def _kinds(sizes: np.ndarray) -> np.ndarray:
         return found / overall
 
     level = 3 * np.log2(mean(1) * mean(0)) + KINDS // 2
-    return np.rint(level).clip(0, KINDS - 1).astype(np.uint8)
+    kinds: np.ndarray = np.rint(level).clip(0, KINDS - 1).astype(np.uint8)
+    return kinds
 
 
 def _magnitudes(sizes: np.ndarray, kind: np.ndarray, most: int) -> np.ndarray:

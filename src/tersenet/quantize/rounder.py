@@ -104,7 +104,8 @@ class Rounder:
         sizes = np.array([self.old[target].numel() for target in self.targets])
         powers = [np.mean(self.curvature[t]) * float(self.old[t].float().square().mean()) for t in self.targets]
         mean = float(np.average(powers, weights=sizes))
-        return max(log(2) * mean * 2.0 ** (-16 * min(budget / sizes.sum(), 2)), 1e-100)
+        bits = 8 * budget / int(sizes.sum())
+        return max(log(2) * mean * 4.0 ** -min(bits, 16.0), 1e-100)
 
     # --- what is known of the model -----------------------------------------------------------------------------------
 

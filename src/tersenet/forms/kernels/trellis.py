@@ -123,7 +123,7 @@ def decide(targets, curvature, allowed, price, prices, table, indices, numbers):
                 if cost < after[following]:
                     after[following], ways[row, following] = cost, 2 * state + parity
         costs = after
-    state = np.argmin(costs)
+    state = int(np.argmin(costs))
     least = costs[state]
     for row in range(rows - 1, -1, -1):
         way = ways[row, state]
