@@ -105,7 +105,7 @@ class Rounder:
         powers = [np.mean(self.curvature[t]) * float(self.old[t].float().square().mean()) for t in self.targets]
         mean = float(np.average(powers, weights=sizes))
         bits = 8 * budget / int(sizes.sum())
-        return max(log(2) * mean * 4.0 ** -min(bits, 16.0), 1e-100)
+        return max(log(2) * mean * pow(4.0, -min(bits, 16.0)), 1e-100)
 
     # --- what is known of the model -----------------------------------------------------------------------------------
 
