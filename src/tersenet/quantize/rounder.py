@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log, prod
+from math import log, pow, prod
 from typing import TYPE_CHECKING
 
 import numpy as np
