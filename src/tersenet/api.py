@@ -68,8 +68,8 @@ def load(
 
     model: your own freshly built module, whose weights are then overwritten; not needed for a model of the zoo, which
         the file names, nor where the file holds the network's operators. No code that a file names is ever imported.
-    runtime: 'torch', 'kernels' (ours, on the compressed form), or 'onnx' and 'openvino', which extras install. shapes: of one example for each input, as
-        '3x224x224', where nothing else tells them.
+    runtime: 'torch', 'kernels' (ours, on the compressed form), or 'onnx' and 'openvino', which extras install.
+    shapes: of one example for each input, as '3x224x224', where nothing else tells them.
     Raises ArtifactError if the file is damaged or needs `model`, ModelError if `model` is another network or the
     runtime is missing or cannot express it.
     """
