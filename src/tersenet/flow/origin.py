@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 import torch
 from torch import nn
@@ -13,15 +14,15 @@ from tersenet.data import Splits
 
 
 def origin(recipe: Recipe, model: nn.Module, splits: Splits) -> str:
-    """Twelve hexadecimal digits that change with the recipe, the model's weights and the data."""
-    return canonical_digest([recipe.digest(), state_digest(model), splits.digest])
+    """Twelve hexadecimal digits that change with the recipe, the model and the data."""
+    return canonical_digest([recipe.digest(), structure(model), state_digest(model), splits.digest])
 
 
 def first_key(recipe: Recipe, model: nn.Module, splits: Splits) -> str:
     """Changes with everything that determines the dense model before its first step, and with what computes it."""
     return canonical_digest(
         {
-            "model": state_digest(model),
+            "model": [recipe.model.to_dict() if recipe.model else None, structure(model), state_digest(model)],
             "data": splits.digest,
             "augment": recipe.data.to_dict() if recipe.data else None,
             "seed": recipe.seed,
@@ -30,6 +31,12 @@ def first_key(recipe: Recipe, model: nn.Module, splits: Splits) -> str:
             "versions": [__version__, torch.__version__],
         }
     )
+
+
+def structure(model: nn.Module) -> str:
+    """Modules with what they say of themselves, without the addresses of objects: models of equal weights may compute
+    different things."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(model))
 
 
 def state_digest(model: nn.Module) -> str:
