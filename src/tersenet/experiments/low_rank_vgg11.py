@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from tersenet.core.record import Record
 from tersenet.experiments.table import TABLES, Row, Table
 
@@ -12,9 +14,12 @@ TUNED = "{epochs: 1, optimizer: sgd, lr: 0.005, l2: 5e-4, warmup: 0.1, clip_norm
 
 
 def _costs(record: Record) -> str:
-    """What the stage told of ranks, errors and MACs."""
+    """What the stage told of ranks, errors and MACs; of many layers only how far their weights are off."""
     found = [note.partition(": ")[2] for note in record.notes if "features." in note]
-    return "; ".join(found) or "–"
+    if len(found) == 1:
+        return found[0]
+    errors = re.findall(r"relative ([\d.]+)", "; ".join(found))
+    return f"{len(found)} layers, weights off by {min(errors)} to {max(errors)}, relative" if errors else "–"
 
 
 def _row(place: int) -> Row:
