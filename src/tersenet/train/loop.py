@@ -16,7 +16,7 @@ from tersenet.core.errors import ModelError
 from tersenet.core.seeds import derive
 from tersenet.core.training import Training
 from tersenet.train.checkpoint import Slot
-from tersenet.train.depthwise import DepthwiseInFull
+from tersenet.train.in_full import InFull
 from tersenet.train.layout import Layout
 from tersenet.train.objectives import objective_for, output_of
 from tersenet.train.optimizers import add_l1_gradient, optimizer_for, weights_and_rest
@@ -146,7 +146,7 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad()
-        with DepthwiseInFull():
+        with InFull():
             loss = self.loss(output_of(self.wrapped(*self.layout.inputs(batch.inputs))), batch.target)
         self.fabric.backward(loss if self.penalty is None else loss + self.penalty(step, self.steps))
         if self.training.l1:

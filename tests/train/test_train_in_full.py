@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tersenet.train.depthwise import DepthwiseInFull
+from tersenet.train.in_full import InFull
 
 LAYERS = [
     nn.Conv1d(6, 6, 3, stride=2, groups=6),
@@ -26,7 +26,7 @@ def _input(layer: Any) -> torch.Tensor:
 def test_values_and_gradients_are_those_of_float32(layer: nn.Module) -> None:
     torch.manual_seed(0)
     x = _input(layer)
-    with torch.autocast("cpu", dtype=torch.bfloat16), DepthwiseInFull():
+    with torch.autocast("cpu", dtype=torch.bfloat16), InFull():
         y = layer(x)
     exact = layer(x)
     assert y.dtype == torch.bfloat16
@@ -46,18 +46,28 @@ def test_other_layers_are_left_to_autocast(layer: Any) -> None:
     x = torch.randn(2, 6, 9, 9)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         wanted = layer(x)
-        with DepthwiseInFull():
+        with InFull():
             assert torch.equal(layer(x), wanted)
     exact: torch.Tensor = layer(x)
     assert not torch.equal(exact.to(torch.bfloat16), wanted)  # so the comparison above could have failed
 
 
+def test_images_are_scaled_without_aliasing_and_back() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 8, 8, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16), InFull():
+        small = F.interpolate(x, (5, 5), mode="bilinear", antialias=True)
+    exact = F.interpolate(x, (5, 5), mode="bilinear", antialias=True)
+    assert torch.equal(small, exact.bfloat16())
+    assert torch.equal(*(torch.autograd.grad(y.float().sum(), x)[0] for y in (small, exact)))
+
+
 def test_without_autocast_nothing_changes_and_arguments_may_be_named() -> None:
     torch.manual_seed(0)
     x, weight = torch.randn(1, 4, 5, 5), torch.randn(4, 1, 3, 3)
-    with DepthwiseInFull():
+    with InFull():
         plain = F.conv2d(x.bfloat16(), weight.bfloat16(), groups=4)
     assert torch.equal(plain, F.conv2d(x.bfloat16(), weight.bfloat16(), groups=4))
-    with torch.autocast("cpu", dtype=torch.bfloat16), DepthwiseInFull():
+    with torch.autocast("cpu", dtype=torch.bfloat16), InFull():
         named = F.conv2d(input=x, weight=weight, groups=4)
     assert torch.equal(named, F.conv2d(x, weight, groups=4).bfloat16())
