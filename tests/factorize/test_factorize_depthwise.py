@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from tersenet.core.errors import RecipeError
 from tersenet.core.stage import parse_stage
-from tersenet.factorize.conv import compose, depthwise
+from tersenet.factorize.conv import RIDGE, compose, depthwise
 from tersenet.factorize.svd import square_root
 from tersenet.flow.load import load
 from tersenet.flow.pack import save
@@ -71,8 +71,10 @@ def test_on_data_one_by_one_is_least_squares_on_what_the_kernels_give(rank: int)
     kernels, mixing = depthwise(weight, rank, square_root(rows.T @ rows))
     given = F.conv2d(x, kernels, groups=4).permute(0, 2, 3, 1).reshape(-1, 4 * rank)
     wanted = F.conv2d(x, weight).permute(0, 2, 3, 1).reshape(-1, 7)
-    solved = torch.linalg.lstsq(given, wanted).solution
-    torch.testing.assert_close(mixing.flatten(1).T, solved, rtol=1e-6, atol=1e-8)
+    ridge = (RIDGE * rows.square().sum(0).mean()).sqrt()  # as that many rows more, one for each entry of the window
+    blocks = torch.block_diag(*kernels.reshape(4, rank, 9)).T  # type: ignore[no-untyped-call]
+    more = torch.cat([given, ridge * blocks]), torch.cat([wanted, ridge * weight.flatten(1).T])
+    torch.testing.assert_close(mixing.flatten(1).T, torch.linalg.lstsq(*more).solution, rtol=1e-6, atol=1e-8)
 
     def left(pair: list[torch.Tensor]) -> float:
         return float((F.conv2d(F.conv2d(x, pair[0], groups=4), pair[1]) - F.conv2d(x, weight)).square().sum())

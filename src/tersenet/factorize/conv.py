@@ -16,6 +16,9 @@ from tersenet.factorize.svd import Factors, aware, square_root, truncated
 
 Weights = list[torch.Tensor]
 
+RIDGE = 1e-2
+"""Along directions in which data hardly vary, nearness of the weight decides, not what the few examples had there."""
+
 
 def unfold(kind: str, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """The matrices whose ranks are those of the factors; none for cp and depthwise, whose ranks are those of none.
@@ -84,7 +87,7 @@ def depthwise(weight: torch.Tensor, rank: int, root: torch.Tensor | None = None)
     By the SVD of each input channel's [N, places], which is exact at K = min(N, places): Guo et al. 2018, "Network
     Decoupling: From Regular to Depthwise Separable Convolutions", arXiv 1808.05517, theorem 1. root: [M, M], S with
     S·Sᵀ = E[x xᵀ] of the rows of C·places that are read; kernels then are those that keep what each channel gives, and
-    A = argmin E‖(W − A·D)x‖².
+    A = argmin E‖(W − A·D)x‖² + ε‖W − A·D‖², ε being `RIDGE` of the mean variance of an input.
     """
     n, c, *kernel = weight.shape
     channels = weight.reshape(n, c, -1).transpose(0, 1)
@@ -95,7 +98,9 @@ def depthwise(weight: torch.Tensor, rank: int, root: torch.Tensor | None = None)
         own = root.reshape(c, -1, root.shape[-1])
         kernels = aware(channels, rank, square_root(own @ own.mT))[1]
         every = torch.block_diag(*kernels)  # type: ignore[no-untyped-call]
-        mixing = weight.reshape(n, -1) @ root @ torch.linalg.pinv(every @ root)
+        moment = root @ root.mT
+        moment.diagonal().add_(RIDGE * moment.diagonal().mean())
+        mixing = weight.reshape(n, -1) @ moment @ every.mT @ torch.linalg.pinv(every @ moment @ every.mT)
     return [kernels.reshape(c * rank, 1, *kernel), mixing.reshape(n, c * rank, *[1] * len(kernel))]
 
 
