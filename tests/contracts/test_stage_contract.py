@@ -22,7 +22,7 @@ SETTINGS = {
     "factorize.decay": [{"strength": 0.1, "every": 2, "finetune": SGD}],
     "factorize.depthwise": [
         {"rank": 2, "finetune": TRAINING},
-        {"objective": "outputs", "finetune": TRAINING},
+        {"rank": 2, "objective": "outputs", "finetune": TRAINING},
     ],
     "factorize.low_rank": [
         {"rank": 2, "finetune": TRAINING},
