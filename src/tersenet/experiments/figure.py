@@ -1,4 +1,4 @@
-"""The figure of a table: error of the file against its bytes, means over the seeds, published points beside."""
+"""The figure of a table: error of the file against its bytes or MACs, means over the seeds, published points beside."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 from tersenet.core.errors import RecipeError
 from tersenet.experiments.table import Row, Table
+
+LABELS = {"file_bytes": "bytes of the file", "macs": "MACs of one image"}
 
 
 def figure_of(table: Table, rows: list[dict[str, Any]]) -> bytes | None:
@@ -30,17 +32,18 @@ def figure_of(table: Table, rows: list[dict[str, Any]]) -> bytes | None:
         figure = Figure(figsize=(8, 5), layout="constrained")
         axes = figure.add_subplot()
         for number, (name, members) in enumerate(_series(drawn).items()):
-            spots = [_mean(runs) for _, runs in members]
+            spots = [_mean(runs, table.across) for _, runs in members]
             style = "o-" if len(members) > 1 else "D"
             colour = f"C{number % 10}"
             axes.plot(*zip(*spots, strict=True), style, color=colour, markersize=5, linewidth=1.2, label=name)
             for (row, _), spot in zip(members, spots, strict=True):
                 axes.annotate(row.mark, spot, (4, 4), textcoords="offset points", fontsize=7, color=colour)
-        dense = statistics.fmean(100 * run["test_error_dense"] for _, runs in drawn for run in runs)
-        axes.axhline(dense, color="0.5", linestyle="--", linewidth=0.8, label="dense, mean")
-        _published(axes, [row for row, _ in drawn])
-        axes.set(xscale="log", xlabel="bytes of the file", ylabel="test error of the file, %", title=table.title)
-        axes.set_ylim(0, min(axes.get_ylim()[1], 6 * dense + 2))
+        axes.set(xscale="log", xlabel=LABELS[table.across], ylabel="test error of the file, %", title=table.title)
+        if table.across == "file_bytes":
+            dense = statistics.fmean(100 * run["test_error_dense"] for _, runs in drawn for run in runs)
+            axes.axhline(dense, color="0.5", linestyle="--", linewidth=0.8, label="dense, mean")
+            _published(axes, [row for row, _ in drawn])
+            axes.set_ylim(0, min(axes.get_ylim()[1], 6 * dense + 2))
         axes.grid(alpha=0.3, which="both", linewidth=0.5)
         axes.legend(fontsize=8)
         text = io.BytesIO()
@@ -55,10 +58,10 @@ def _series(drawn: list[tuple[Row, list[dict[str, Any]]]]) -> dict[str, list[tup
     return found
 
 
-def _mean(runs: list[dict[str, Any]]) -> tuple[float, float]:
-    """(bytes, percent)."""
+def _mean(runs: list[dict[str, Any]], across: str) -> tuple[float, float]:
+    """(bytes or MACs, percent)."""
     return (
-        statistics.fmean(run["file_bytes"] for run in runs),
+        statistics.fmean(run[across] for run in runs),
         100 * statistics.fmean(run["test_error_file"] for run in runs),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from tersenet.experiments.figure import LABELS
 from tersenet.experiments.table import Published, Row, Table
 
 HEADS = ("row", "seeds", "dense error", "error of the file", "bytes", "ratio", "weights kept", "MACs kept")
@@ -26,7 +27,7 @@ def page_of(name: str, table: Table, rows: list[dict[str, Any]]) -> str:
         f"|{' --- |' * len(heads)}",
     ]
     body = [_row(table, row, [each for each in rows if each["row"] == row.name]) for row in table.rows]
-    drawn = ["", f"![Error against bytes]({name}.svg)"] if table.figure and rows else []
+    drawn = ["", f"![Error against {LABELS[table.across]}]({name}.svg)"] if table.figure and rows else []
     about = [f"- **{row.name}**: {row.about} Recipe `recipes/{row.recipe}`{_with(row)}." for row in table.rows]
     return "\n".join([*head, *body, *drawn, "", *about, "", f"Machine: {'; '.join(machines) or '–'}.", ""])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from tersenet.core.record import Record
 from tersenet.core.registry import Registry
@@ -42,7 +43,7 @@ class Row:
 class Table:
     """`data`: the folder of the data set below `--data`. `detail`: what else the table shows of each run, and its head.
     `remark`: what a reader must know of the runs, such as a schedule that is shorter than the published one. `figure`:
-    whether error against bytes is drawn beside the page."""
+    whether error against bytes is drawn beside the page. `across`: against what instead."""
 
     title: str
     data: str
@@ -51,6 +52,7 @@ class Table:
     head: str = ""
     remark: str = ""
     figure: bool = False
+    across: Literal["file_bytes", "macs"] = "file_bytes"
 
 
 TABLES: Registry[Table] = Registry("table")
