@@ -7,16 +7,19 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from lightning_fabric import Fabric
 from torch import nn
+from torch.nn import functional as F
 
 from tersenet.core.errors import ModelError, TersenetError
 from tersenet.core.training import Training
 from tersenet.data.source import Batch
 from tersenet.train.checkpoint import CheckpointStore, Slot
+from tersenet.train.in_full import InFull
 from tersenet.train.loop import EpochLog, fit
 from tersenet.train.objectives import output_of
 from tersenet.train.schedules import rate_factor
@@ -199,6 +202,26 @@ def test_bf16_trains_on_a_cpu() -> None:
     plan = PLAN.model_copy(update={"epochs": 40})
     logs = fit(net(), points(), plan, Fabric(accelerator="cpu", devices=1, precision="bf16-mixed"), seed=1)
     assert logs[-1].loss < 0.2 * logs[0].loss
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_what_has_no_kernel_in_16_bits_trains_in_32(precision: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scaling without aliasing has none; in full precision nothing is looked at on the way."""
+    entered = []
+    monkeypatch.setattr(InFull, "__enter__", lambda self, old=InFull.__enter__: (entered.append(1), old(self))[1])
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(points().example().inputs[0].shape[1], 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            scaled = F.interpolate(self.layer(x)[:, :, None, None], (2, 2), mode="bilinear", antialias=True)
+            return scaled.mean((2, 3))
+
+    exact = Fabric(accelerator="cpu", devices=1, precision=precision)
+    logs = fit(Scaled(), points(), PLAN.model_copy(update={"epochs": 1}), exact, seed=1)
+    assert math.isfinite(logs[-1].loss) and bool(entered) == (precision != "32-true")
 
 
 def test_outputs_that_models_return() -> None:

@@ -58,15 +58,20 @@ def fold(kind: str, factors: Factors, shape: Sequence[int]) -> Weights:
     return [a.mT.reshape(rank, c, kernel[0], 1), b.reshape(rank, n, 1, kernel[1]).transpose(0, 1)]
 
 
-def decompose(kind: str, weight: torch.Tensor, ranks: Sequence[int], seed: int = 0) -> Weights:
-    """Weights of the factors, in the order in which they compute. seed: for cp, whose search begins at random."""
+def decompose(
+    kind: str, weight: torch.Tensor, ranks: Sequence[int], seed: int = 0, root: torch.Tensor | None = None
+) -> Weights:
+    """Weights of the factors, in the order in which they compute. seed: for cp, whose search begins at random. root: of
+    svd and depthwise, [M, M] with root·rootᵀ = E[x xᵀ] of what the layer reads; outputs are then kept close."""
     if kind == "cp":
         return cp(weight, ranks[0], seed)
     if kind == "tucker":
         return tucker(weight, ranks[0], ranks[1])
     if kind == "depthwise":
-        return depthwise(weight, ranks[0])
-    return fold(kind, truncated(unfold(kind, weight)[0], ranks[0]), weight.shape)
+        return depthwise(weight, ranks[0], root)
+    matrix = unfold(kind, weight)[0]
+    near = truncated(matrix, ranks[0]) if root is None else aware(matrix, ranks[0], root)
+    return fold(kind, near, weight.shape)
 
 
 def tucker(weight: torch.Tensor, outputs: int, inputs: int) -> Weights:

@@ -12,10 +12,10 @@ from torch import nn
 from tersenet.core.errors import ModelError
 from tersenet.core.stage import RunContext
 from tersenet.factorize import ranks as choose
-from tersenet.factorize.conv import Weights, compose, decompose, depthwise, fold, unfold
+from tersenet.factorize.conv import Weights, compose, decompose, unfold
 from tersenet.factorize.layers import Cost, cost, dense_cost, parts_of, too_dear
 from tersenet.factorize.moments import Moment, moment_of
-from tersenet.factorize.svd import aware, square_root
+from tersenet.factorize.svd import square_root
 from tersenet.forms import Target, detach, form_of, weight_of
 from tersenet.graph.edits import change
 from tersenet.graph.factors import RANKS, Ranks, largest, shape_of, spelt
@@ -139,12 +139,8 @@ class Factorization:
     def _decomposed(self, target: Target, part: torch.Tensor, ranks: Ranks, root: torch.Tensor | None) -> Weights:
         if not bool(part.isfinite().all()):
             raise ModelError(f"{target.name} holds NaN or infinity and cannot be factorised; lower the learning rate")
-        if root is not None and self.kind == "depthwise":
-            return depthwise(part, ranks[0], root)
-        if root is not None:
-            return fold("svd", aware(unfold("svd", part)[0], ranks[0], root), part.shape)
         seed = int(torch.randint(2**31, (1,), generator=self.context.generator("cp", target.name)))
-        return decompose(self.kind, part, ranks, seed)
+        return decompose(self.kind, part, ranks, seed, root)
 
     @torch.no_grad()
     def _replaced(self, target: Target, ranks: Ranks, found: Sequence[Weights]) -> nn.Module:

@@ -16,8 +16,8 @@ class InFull(TorchFunctionMode):
     """Within it, some operators under a processor's autocast compute in float32 and give the type that autocast would.
 
     Depthwise convolutions: they are a few percent of the arithmetic, but torch has no fast 16-bit kernel for the
-    gradient of a strided one's input, and a step of MobileNet takes 1.9 times as long with it. Interpolation: torch has
-    no 16-bit kernel for the one that avoids aliasing.
+    gradient of a strided one's input, and a step of MobileNet takes nearly twice as long with it. Interpolation: torch
+    has no 16-bit kernel for the one that avoids aliasing.
     """
 
     def __torch_function__(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -120,6 +121,8 @@ class _Loop:
         self.training, self.fabric, self.steps, self.on_step = training, fabric, steps, on_step
         self.loss, self.penalty = objective_for(training), penalty
         self.weights = weights_and_rest(model)[0] if training.l1 else []
+        with fabric.autocast():
+            self.in_full = InFull() if torch.is_autocast_enabled("cpu") else nullcontext()
 
     def epoch(self, source: Batches, epoch: int, per_epoch: int, seed: int) -> tuple[float, float]:
         """Mean loss and highest learning rate of one epoch (the last may be cut short by the budget)."""
@@ -146,7 +149,7 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad()
-        with InFull():
+        with self.in_full:
             loss = self.loss(output_of(self.wrapped(*self.layout.inputs(batch.inputs))), batch.target)
         self.fabric.backward(loss if self.penalty is None else loss + self.penalty(step, self.steps))
         if self.training.l1:
