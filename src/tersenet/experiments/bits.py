@@ -9,6 +9,7 @@ BITS = (8, 6, 5, 4, 3, 2)
 
 
 def _rows(recipe: str, epochs: int, groups: int, seeds: tuple[int, ...]) -> tuple[Row, ...]:
+    spent = f"{epochs} epoch{'s' if epochs > 1 else ''}"
     tuned = f"finetune: {{epochs: {epochs}, lr: 3e-4}}"
 
     def uniform(bits: int, way: str, about: str, *overrides: str) -> Row:
@@ -28,23 +29,23 @@ def _rows(recipe: str, epochs: int, groups: int, seeds: tuple[int, ...]) -> tupl
             for bits in BITS
             if bits <= 5
         ),
-        *(uniform(bits, "trained", f"steps learned, {epochs} epochs.") for bits in BITS),
+        *(uniform(bits, "trained", f"steps learned, {spent}.") for bits in BITS),
         other(
             "mixed3_trained",
-            f"3 bits a weight on average, from 2 to 8 by layer; {epochs} epochs.",
+            f"3 bits a weight on average, from 2 to 8 by layer; {spent}.",
             "method: quantize.uniform, mixed: {average: 3}, learn_step: true",
         ),
-        other("shared16", f"16 values a layer by k-means, {epochs} epochs.", "method: quantize.share, bits: 4"),
-        other("shared4", f"4 values a layer by k-means, {epochs} epochs.", "method: quantize.share, bits: 2"),
-        other("ternary_trained", f"TTQ, {epochs} epochs.", "method: quantize.ternary"),
-        other("ternary_fixed", f"TWN, {epochs} epochs.", "method: quantize.ternary, values: fixed"),
-        other("binary", f"±a for each filter (XNOR), {epochs} epochs.", "method: quantize.binary"),
+        other("shared16", f"16 values a layer by k-means, {spent}.", "method: quantize.share, bits: 4"),
+        other("shared4", f"4 values a layer by k-means, {spent}.", "method: quantize.share, bits: 2"),
+        other("ternary_trained", f"TTQ, {spent}.", "method: quantize.ternary"),
+        other("ternary_fixed", f"TWN, {spent}.", "method: quantize.ternary, values: fixed"),
+        other("binary", f"±a for each filter (XNOR), {spent}.", "method: quantize.binary"),
         other(
             "product",
-            f"Columns in {groups} pieces, 16 centroids for each, {epochs} epochs.",
+            f"Columns in {groups} pieces, 16 centroids for each, {spent}.",
             f"method: quantize.product, groups: {groups}, k: 16, codebook: float16",
         ),
-        other("hashed", f"One value for 16 weights, {epochs} epochs.", "method: quantize.hash, share: 0.0625"),
+        other("hashed", f"One value for 16 weights, {spent}.", "method: quantize.hash, share: 0.0625"),
     )
 
 
@@ -63,6 +64,6 @@ TABLES.register("bits_vgg11")(
         data="cifar10",
         remark="CIFAR-10 recoded as JPEG. Adam at 3e-4 for every quantizer alike; nothing was chosen for one of them.",
         figure=True,
-        rows=_rows("bits/vgg11.yaml", 2, 2, (0,)),
+        rows=_rows("bits/vgg11.yaml", 1, 2, (0,)),
     )
 )

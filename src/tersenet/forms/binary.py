@@ -41,7 +41,7 @@ class _Binarize(torch.autograd.Function):
         gradient, axis, rest = gradients[0], ctx.axis, (None,) * 5
         passed = gradient if mask is None else torch.where(mask, gradient, 0)
         if scale is None:
-            return passed / ctx.bound, *rest
+            return passed if ctx.bound == 1 else passed / ctx.bound, *rest
         sign = signs.to(gradient.dtype)
         count = signs.numel() // len(scale) if mask is None else row_counts(rows(mask, axis)).clamp(min=1)
         moved = rows(gradient * sign, axis).sum(1) / count
