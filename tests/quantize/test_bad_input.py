@@ -99,7 +99,8 @@ def test_weights_that_are_not_finite(toy_context, options, value):
 def test_no_data(toy_context, options):
     with pytest.raises(DataError) as caught:
         parse_stage(options).apply(net(), data(toy_context, 0))
-    assert re.search("there are none$|which is empty$", told(caught.value))
+    assert told(caught.value).startswith(options["method"])
+    assert re.search("(there are none|which is empty); give (at least )?one example", str(caught.value))
 
 
 @pytest.mark.parametrize("options", ALL, ids=label)
@@ -180,6 +181,22 @@ def test_options_out_of_range(method, option, value):
     with pytest.raises(RecipeError) as caught:
         parse_stage({**valid, option: value})
     assert option in told(caught.value)
+
+
+def test_errors_of_the_stages_inside_int8_name_int8(toy_context):
+    with pytest.raises(RecipeError, match=r"^quantize\.int8 .*4\.bias is a vector$"):
+        parse_stage({"method": "quantize.int8", "targets": ["4.bias"]}).check(net())
+    stage = parse_stage({"method": "quantize.int8", "bias_correction": False})
+    with pytest.raises(DataError, match=r"^quantize\.int8 takes its ranges from the train split, which is empty"):
+        stage.apply(net(), data(toy_context, 0))
+
+
+def test_notes_of_int8_leave_its_name_to_the_run(toy_context):
+    """The context puts it in front of every note."""
+    context = data(toy_context)
+    parse_stage({"method": "quantize.int8"}).apply(net(), context)
+    assert any(note.startswith("ranges of inputs by '") for note in context.notes)
+    assert not any("quantize.int8" in note for note in context.notes)
 
 
 UNFIT = [

@@ -41,7 +41,7 @@ def only(model, name):
 
 
 def test_pieces_are_those_of_the_definition():
-    """Seed matrix W [C_in, C_out] is the transposed weight: its row z, cut into m parts."""
+    """The matrix W [C_in, C_out] of the definition is the transposed weight: its row z, cut into m parts."""
     weight = torch.randn(8, 5)
     w = weight.T  # [C_in, C_out]
     found = pieces(weight, "outputs", 4)
@@ -217,6 +217,20 @@ def test_training_moves_codebooks_and_never_codes(context):
 def test_mistakes_are_told_before_training(options, sentence):
     with pytest.raises(RecipeError, match=sentence):
         stage(**options).check(net())
+
+
+LAYERS = {
+    "conv": (nn.Conv2d(2, 4, 3, padding="same"), "needs padding that is given in numbers"),
+    "words": (nn.Embedding(4, 4), "knows linear layers and Conv2d"),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_whose_outputs_cannot_be_kept_are_named(toy_context, name):
+    layer, sentence = LAYERS[name]
+    context = toy_context((torch.randn(3, 2, 4, 4),), torch.randn(3, 4))
+    with pytest.raises(RecipeError, match=rf"^{name}\.weight.*objective 'activations' {sentence}"):
+        stage(groups=2, k=2, objective="activations").apply(nn.ModuleDict({name: layer}), context)
 
 
 def test_weights_that_are_not_finite_are_told(context):

@@ -124,7 +124,9 @@ class ActivationQuantization(Stage):
     def _batches(self, context: RunContext) -> list[tuple[torch.Tensor, ...]]:
         found = [inputs for inputs, _ in context.batches(self.split, self.batches, self.batch_size)]
         if not found:
-            raise DataError(f"{self.method} takes its ranges from the {self.split} split, which is empty")
+            raise DataError(
+                f"{self.method} takes its ranges from the {self.split} split, which is empty; give at least one example"
+            )
         return found
 
     def _round_sums(

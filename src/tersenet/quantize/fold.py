@@ -68,7 +68,7 @@ def example_of(context: RunContext, method: str) -> Inputs:
     """A few inputs of the train data; raises DataError where there are none."""
     batch = next(iter(context.batches("train", 1, EXAMPLES)), None)
     if batch is None:
-        raise DataError(f"{method}: runs the model on a batch of the train data, and there are none")
+        raise DataError(f"{method}: runs the model on a batch of the train data, and there are none; give one example")
     return batch[0], {}
 
 

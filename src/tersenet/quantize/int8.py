@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import Field
 from torch import nn
@@ -45,19 +45,29 @@ class Int8(Stage):
             scores = {way: self._score(way, model, context) for way in self.ranges}
             way = min(scores, key=scores.__getitem__)
             told = ", ".join(f"{name} {1e2 * error:.2f} % (loss {loss:.4g})" for name, (error, loss) in scores.items())
-            context.note(f"{self.method}: ranges of inputs by '{way}', of validation errors {told}")
+            context.note(f"ranges of inputs by '{way}', of validation errors {told}")
         return self._inputs(way).apply(model, context)
 
     def _score(self, way: Way, model: nn.Module, context: RunContext) -> tuple[float, float]:
         found = context.evaluate(self._inputs(way).apply(copied(model), context))
         return found.get("error", 0.0), found["loss"]
 
-    def _weights(self) -> UniformQuantization:
+    def _weights(self) -> _Weights:
         calibration: dict[str, Any] = {"bias_correction": True, "batches": self.batches, "batch_size": self.batch_size}
-        return UniformQuantization(
-            targets=self.targets, ignore=self.ignore, **calibration if self.bias_correction else {}
-        )
+        return _Weights(targets=self.targets, ignore=self.ignore, **calibration if self.bias_correction else {})
 
-    def _inputs(self, way: Way) -> ActivationQuantization:
+    def _inputs(self, way: Way) -> _Inputs:
         calibration: dict[str, Any] = {"range": way, "batches": self.batches, "batch_size": self.batch_size}
-        return ActivationQuantization(targets=self.targets, ignore=self.ignore, sums=self.sums, **calibration)
+        return _Inputs(targets=self.targets, ignore=self.ignore, sums=self.sums, **calibration)
+
+
+class _Weights(UniformQuantization):
+    """Errors name the method that the recipe names."""
+
+    method: ClassVar[str] = Int8.method
+
+
+class _Inputs(ActivationQuantization):
+    """The same for inputs."""
+
+    method: ClassVar[str] = Int8.method

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
-from tersenet.core.errors import ModelError, RecipeError
+from tersenet.core.errors import DataError, ModelError, RecipeError
 from tersenet.core.stage import Phase, RunContext, Stage, register_stage
 from tersenet.core.training import Training
 from tersenet.forms import Product, Target, attach, form_of, latent_of, match, per_target, weight_of
@@ -119,6 +119,11 @@ class ProductQuantization(Stage):
         if self.objective == "weights":
             return {}
         batches = [inputs for inputs, _ in context.batches(self.split, self.batches, self.batch_size)]
+        if not batches:
+            raise DataError(
+                f"{self.method}: objective 'activations' looks at batches of the {self.split} data, and there are "
+                "none; give at least one example, or take objective 'weights'"
+            )
         return {
             target.name: metric_of(model, target, self.layout, groups, batches)
             for target, (groups, _) in chosen.items()

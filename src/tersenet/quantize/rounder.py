@@ -113,7 +113,10 @@ class Rounder:
         stage, context = self.stage, self.context
         batches = list(context.batches(stage.split, stage.batches, stage.batch_size))
         if not batches:
-            raise DataError(f"{stage.method}: measures harm on batches of the {stage.split} data, and there are none")
+            raise DataError(
+                f"{stage.method}: measures harm on batches of the {stage.split} data, and there are none; give at "
+                "least one example"
+            )
         calibration = Calibration(model, self.targets, [inputs for inputs, _ in batches])
         layers, self.moments = calibration.layers, Moments(calibration, context)
         plain = {layer.target for layer in layers}

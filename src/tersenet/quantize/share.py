@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
-from tersenet.core.errors import ModelError
+from tersenet.core.errors import DataError, ModelError
 from tersenet.core.stage import Phase, RunContext, Stage, register_stage
 from tersenet.core.training import Training
 from tersenet.forms import Shared, Target, attach, form_of, latent_of, match, per_target, weight_of
@@ -89,7 +89,12 @@ class WeightSharing(Stage):
         for target in (target for target in targets if latent_of(target).shape != target.shape):
             context.note(f"{target.name} shares values already; its entries count alike")
         targets = [target for target in targets if latent_of(target).shape == target.shape]
-        batches = context.batches(self.split, self.batches, self.batch_size)
+        batches = list(context.batches(self.split, self.batches, self.batch_size))
+        if not batches:
+            raise DataError(
+                f"{self.method}: importance is measured on batches of the {self.split} data, and there are none; "
+                "give at least one example, or leave out 'importance'"
+            )
         found = fisher(model, [latent_of(target) for target in targets], batches, context.loss)
         return {target.name: values for target, values in zip(targets, found, strict=True)}
 

@@ -128,7 +128,10 @@ class UniformQuantization(Stage):
         mixed = self.mixed.model_copy(update={"by": "error"}) if context.dry else self.mixed
         batches = list(context.batches(self.split, self.batches, self.batch_size))
         if not batches and mixed.by != "error":
-            raise DataError(f"{self.method}: measures harm on batches of the {self.split} data, and there are none")
+            raise DataError(
+                f"{self.method}: measures harm on batches of the {self.split} data, and there are none; give at least "
+                "one example"
+            )
         left = [target for target in targets if _settled(target) is None]
         return mixed_bits(mixed, model, left, self._form, batches, context)
 
@@ -137,7 +140,10 @@ class UniformQuantization(Stage):
     ) -> None:
         batches = [inputs for inputs, _ in context.batches(self.split, self.batches, self.batch_size)]
         if not batches:
-            raise DataError(f"{self.method}: calibrates on batches of the {self.split} data, and there are none")
+            raise DataError(
+                f"{self.method}: calibrates on batches of the {self.split} data, and there are none; give at least one "
+                "example"
+            )
         calibration = Calibration(model, targets, batches)
         correction = BiasCorrection(calibration, context.note) if self.bias_correction else None
         options = self.adaptive or Adaptive()

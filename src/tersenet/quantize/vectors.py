@@ -11,7 +11,7 @@ import torch
 from sklearn.cluster import KMeans
 from torch import nn
 
-from tersenet.core.errors import DataError, RecipeError
+from tersenet.core.errors import RecipeError
 from tersenet.forms import Target
 from tersenet.forms.product import Layout
 
@@ -71,12 +71,10 @@ def _means(vectors: np.ndarray, labels: np.ndarray, k: int, weights: np.ndarray 
 def metric_of(
     model: nn.Module, target: Target, layout: Layout, groups: int, batches: Sequence[tuple[torch.Tensor, ...]]
 ) -> Metric:
-    """What errors in `target` cost in its layer's outputs, mean over all positions of the batches.
+    """What errors in `target` cost in its layer's outputs, mean over all positions of the batches (at least one).
 
-    Raises DataError without batches, RecipeError for layers that are neither linear nor a 2-d convolution.
+    Raises RecipeError for layers that are neither linear nor a 2-d convolution, and where padding is given by name.
     """
-    if not batches:
-        raise DataError("objective 'activations' looks at batches of data, and there are none")
     rows = _Rows(target, layout, groups)
     modes = [(module, module.training) for module in model.modules()]
     handles = [module.register_forward_pre_hook(rows.take) for module, name in target.owners if name == "weight"]
@@ -98,6 +96,8 @@ class _Rows:
     def __init__(self, target: Target, layout: Layout, groups: int) -> None:
         if target.attribute != "weight" or not isinstance(target.module, nn.Linear | nn.Conv2d):
             raise RecipeError(f"{target.name} ({target.kind}): objective 'activations' knows linear layers and Conv2d")
+        if isinstance(getattr(target.module, "padding", None), str):
+            raise RecipeError(f"{target.name}: objective 'activations' needs padding that is given in numbers")
         self.layout, self.groups, self.shape, self.count = layout, groups, target.shape, 0
         self.sums: torch.Tensor | None = None
 
@@ -125,9 +125,7 @@ def _patches(module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     """What the layer multiplies with rows of its weight: [n, columns], of all groups of a grouped convolution."""
     if isinstance(module, nn.Linear):
         return inputs.reshape(-1, inputs.shape[-1])
-    assert isinstance(module, nn.Conv2d)
-    if isinstance(module.padding, str):
-        raise RecipeError("objective 'activations' needs a convolution whose padding is given in numbers")
+    assert isinstance(module, nn.Conv2d) and not isinstance(module.padding, str)
     unfolded = nn.functional.unfold(inputs, module.kernel_size, module.dilation, module.padding, module.stride)  # type: ignore[arg-type]
     columns = unfolded.shape[1] // module.groups
     return unfolded.transpose(1, 2).reshape(-1, columns)
