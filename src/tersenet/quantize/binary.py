@@ -11,9 +11,9 @@ from torch import nn
 from tersenet.core.errors import RecipeError
 from tersenet.core.stage import Phase, RunContext, Stage, register_stage
 from tersenet.core.training import Training
-from tersenet.forms import Form, Target, attach, detach, form_of, latent_of, match
+from tersenet.forms import Form, Target, attach, detach, form_of, latent_of
 from tersenet.forms.binary import Binary
-from tersenet.quantize.signs import filters_axis, not_yet_signs, refuse_vectors, scale_for, signed_weight
+from tersenet.quantize.signs import filters_axis, match_matrices, not_yet_signs, scale_for, signed_weight
 
 
 @register_stage("quantize.binary")
@@ -66,12 +66,10 @@ class Binarization(Stage):
         return self
 
     def check(self, model: nn.Module) -> None:
-        refuse_vectors(match(model, self.targets, self.ignore), self.method)
+        match_matrices(model, self)
 
     def apply(self, model: nn.Module, context: RunContext) -> nn.Module:
-        targets = match(model, self.targets, self.ignore)
-        refuse_vectors(targets, self.method)
-        left = not_yet_signs(targets, context.note)
+        left = not_yet_signs(match_matrices(model, self), context.note)
         before = {target.name: form_of(target) for target in left}
         forms = {target: form for target in left if (form := self._binarize(target, context)) is not None}
         if self.finetune is not None:

@@ -18,7 +18,7 @@ from tersenet.graph.trace import Inputs
 from tersenet.quantize.absorb import absorb
 from tersenet.quantize.fold import EXAMPLES, ROOM, example_of, fold_norms, outputs_of, without_forms
 from tersenet.quantize.joints import OUTPUT, Joint, joints
-from tersenet.quantize.signs import refuse_vectors
+from tersenet.quantize.signs import match_matrices
 
 SWEEPS = 1000
 """Most passes over all joints."""
@@ -56,7 +56,7 @@ class Equalization(Stage):
         return self
 
     def check(self, model: nn.Module) -> None:
-        refuse_vectors(match(model, self.targets, self.ignore), self.method)
+        match_matrices(model, self)
 
     def apply(self, model: nn.Module, context: RunContext) -> nn.Module:
         example = example_of(context, self.method)

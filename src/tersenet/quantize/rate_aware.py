@@ -11,10 +11,10 @@ from torch import nn
 from tersenet.core.errors import ModelError
 from tersenet.core.stage import Phase, RunContext, Stage, register_stage
 from tersenet.core.training import Training
-from tersenet.forms import Target, attach, form_of, latent_of, match, weight_of, weights
+from tersenet.forms import Target, attach, form_of, latent_of, weight_of, weights
 from tersenet.forms.codebook import Precision
 from tersenet.forms.rated import Rated
-from tersenet.quantize.signs import refuse_vectors
+from tersenet.quantize.signs import match_matrices
 
 GAIN, DAMPING = 20.0, 2.0
 """How the price follows the bytes: twice those that are wanted raise it by a factor of 2^DAMPING at once, and over all
@@ -54,11 +54,10 @@ class RateAware(Stage):
         return self
 
     def check(self, model: nn.Module) -> None:
-        refuse_vectors(match(model, self.targets, self.ignore), self.method)
+        match_matrices(model, self)
 
     def apply(self, model: nn.Module, context: RunContext) -> nn.Module:
-        targets = [*match(model, self.targets, self.ignore)]
-        refuse_vectors(targets, self.method)
+        targets = [*match_matrices(model, self)]
         targets += _biases(model, targets) if self.biases else []
         rated = {target: form for target in targets if (form := self._rate(target, context)) is not None}
         if not rated:

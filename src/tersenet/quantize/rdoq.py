@@ -10,11 +10,11 @@ from torch import nn
 from tersenet.core.errors import ModelError, RecipeError
 from tersenet.core.stage import Phase, RunContext, Stage, register_stage
 from tersenet.core.training import Training
-from tersenet.forms import Target, form_of, match, weight_of
+from tersenet.forms import Target, form_of, weight_of
 from tersenet.forms.codebook import Precision
 from tersenet.quantize.rounder import Rounder
 from tersenet.quantize.searches import price_within
-from tersenet.quantize.signs import refuse_vectors
+from tersenet.quantize.signs import match_matrices
 
 Weighting = Literal["fisher", "outputs", "none"]
 
@@ -66,12 +66,10 @@ class RateDistortionQuantization(Stage):
         return self
 
     def check(self, model: nn.Module) -> None:
-        refuse_vectors(match(model, self.targets, self.ignore), self.method)
+        match_matrices(model, self)
 
     def apply(self, model: nn.Module, context: RunContext) -> nn.Module:
-        targets = match(model, self.targets, self.ignore)
-        refuse_vectors(targets, self.method)
-        given = [target for target in targets if _rounds(target, context)]
+        given = [target for target in match_matrices(model, self) if _rounds(target, context)]
         if given:
             rounder = Rounder(self, model, given, context)
             price = self.price if self.price is not None else self._price(rounder, context)

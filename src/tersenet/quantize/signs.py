@@ -1,4 +1,4 @@
-"""What binary and ternary stages ask of a weight, and how many values it may take."""
+"""What quantizers ask of a weight, and how many values it may take."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ import torch
 from torch import nn
 
 from tersenet.core.errors import ModelError, RecipeError
-from tersenet.forms import Binary, Target, Ternary, form_of, weight_of
+from tersenet.core.stage import Stage
+from tersenet.forms import Binary, Target, Ternary, form_of, match, weight_of
 
 Scale = Literal["tensor", "filter"]
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-def refuse_vectors(targets: Iterable[Target], method: str) -> None:
-    """Raises RecipeError for a bias or a norm's scale."""
+def match_matrices(model: nn.Module, stage: Stage) -> tuple[Target, ...]:
+    """The weights that `stage` means in `model`; raises RecipeError for a vector, as a bias or a norm's scale is."""
+    targets = match(model, stage.targets, stage.ignore)
     if vector := next((target for target in targets if target.vector), None):
-        raise RecipeError(f"{method} takes weights of two or more dimensions, and {vector.name} is a vector")
+        raise RecipeError(f"{stage.method} takes weights of two or more dimensions, and {vector.name} is a vector")
+    return targets
 
 
 def not_yet_signs(targets: Iterable[Target], note: Callable[[str], None]) -> list[Target]:

@@ -9,9 +9,9 @@ from torch import nn
 
 from tersenet.core.stage import Phase, RunContext, Stage, register_stage
 from tersenet.core.training import Training
-from tersenet.forms import Target, attach, form_of, match
+from tersenet.forms import Target, attach, form_of
 from tersenet.forms.ternary import Of, Ternary
-from tersenet.quantize.signs import Scale, filters_axis, not_yet_signs, refuse_vectors, scale_for, signed_weight
+from tersenet.quantize.signs import Scale, filters_axis, match_matrices, not_yet_signs, scale_for, signed_weight
 
 
 @register_stage("quantize.ternary")
@@ -45,12 +45,10 @@ class Ternarization(Stage):
         return self
 
     def check(self, model: nn.Module) -> None:
-        refuse_vectors(match(model, self.targets, self.ignore), self.method)
+        match_matrices(model, self)
 
     def apply(self, model: nn.Module, context: RunContext) -> nn.Module:
-        targets = match(model, self.targets, self.ignore)
-        refuse_vectors(targets, self.method)
-        for target in not_yet_signs(targets, context.note):
+        for target in not_yet_signs(match_matrices(model, self), context.note):
             self._ternarize(target, context)
         if self.finetune is not None:
             context.finetune(model, self.finetune)

@@ -12,7 +12,7 @@ from torch import nn
 from tersenet.core.errors import DataError, ModelError, RecipeError
 from tersenet.core.stage import Phase, RunContext, Stage, register_stage
 from tersenet.core.training import Training
-from tersenet.forms import Form, Target, Uniform, attach, form_of, match, per_target, weight_of
+from tersenet.forms import Form, Target, Uniform, attach, form_of, per_target, weight_of
 from tersenet.forms.options import one_or_per_layer
 from tersenet.forms.signs import rows
 from tersenet.quantize.calibration import Calibration
@@ -20,7 +20,7 @@ from tersenet.quantize.correction import BiasCorrection
 from tersenet.quantize.mixed import Mixed, mixed_bits
 from tersenet.quantize.ranges import Range, Scheme, grid
 from tersenet.quantize.rounding import Adaptive, AdaptiveRounding
-from tersenet.quantize.signs import filters_axis, refuse_vectors
+from tersenet.quantize.signs import filters_axis, match_matrices
 
 
 @register_stage("quantize.uniform")
@@ -102,11 +102,10 @@ class UniformQuantization(Stage):
         return tuple(self.bits) if isinstance(self.bits, dict) else ()
 
     def check(self, model: nn.Module) -> None:
-        refuse_vectors(match(model, self.targets, self.ignore), self.method)
+        match_matrices(model, self)
 
     def apply(self, model: nn.Module, context: RunContext) -> nn.Module:
-        targets = match(model, self.targets, self.ignore)
-        refuse_vectors(targets, self.method)
+        targets = match_matrices(model, self)
         bits = self._bits_of(model, targets, context)
         given = [target for target in targets if target.name in bits]
         for target in targets:
