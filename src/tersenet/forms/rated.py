@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from math import log
+from math import log, sqrt
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,6 +35,7 @@ class Rated(Form):
     name = "uniform"
     phase = Phase.VALUES
     mask: torch.Tensor | None
+    spread: torch.Tensor
 
     def __init__(
         self,
@@ -50,6 +52,8 @@ class Rated(Form):
         self.log_step, self.log_scale = nn.Parameter(start[:1].clone()), nn.Parameter(start[1].clone())
         sizes = _factors(weight.shape)
         self.terms = nn.ParameterList(nn.Parameter(torch.zeros(size, device=weight.device)) for size in sizes)
+        golden = torch.arange(weight.numel(), dtype=torch.float64).mul_((sqrt(5) - 1) / 2).frac_()
+        self.register_buffer("spread", golden.to(weight.device, torch.float32).view(weight.shape), persistent=False)
         self.register_buffer("mask", None if support is None else support.detach().to(torch.bool).clone())
 
     @property
@@ -70,11 +74,16 @@ class Rated(Form):
     def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
         return weight
 
-    def bits(self, latent: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Estimated bits of all entries, a scalar with gradients; `generator`, on the CPU, draws the noise."""
-        noise = torch.rand(latent.shape, generator=generator).to(latent.device) - 0.5
-        found = laplace_bits(latent.float() / self.log_step.exp() + noise, self._log_scales(latent.shape))
-        return found.sum() if self.mask is None else found[self.mask].sum()
+    def bits(self, latent: torch.Tensor, noise: float) -> torch.Tensor:
+        """Estimated bits of all entries, a scalar with gradients.
+
+        noise: in [0, 1), drawn anew for each step. It turns the multiples of the golden ratio modulo one, so that each
+        entry's noise is uniform over the steps, and that of the entries evenly spread in each.
+        """
+        shift = (self.spread + noise).frac_().sub_(0.5)
+        x = torch.addcdiv(shift, latent.float(), self.log_step.exp())
+        found = laplace_bits(x, self._log_scales(latent.shape))
+        return found.sum() if self.mask is None else (found * self.mask).sum()
 
     def _log_scales(self, shape: torch.Size) -> torch.Tensor:
         """Broadcasts over the weight."""
@@ -109,18 +118,39 @@ class Rated(Form):
         return 2 * HIGHEST + 1
 
 
+class _LaplaceBits(torch.autograd.Function):
+    """Bits and both derivatives at once, for they share nearly all that is to be computed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
+        size, inverse = x.abs(), log_scale.neg().exp_().clamp_(max=1e4)
+        inner = size.clamp(max=0.5)
+        beyond = size.sub_(inner)
+        near = (inner - 0.5).mul_(inverse).expm1_()
+        far = (inner + 0.5).mul_(inverse).neg_().expm1_()
+        double = (near + far).neg_()  # 2·P
+        slope = near.sub_(far).div_(double)
+        bits = (beyond * inverse).sub_(double.log()).add_(log(2)).div_(log(2))
+        by_inverse = beyond.addcmul_(inner, slope).add_(0.5).sub_(double.reciprocal_())
+        by_scale = by_inverse.mul_(inverse).div_(-log(2))
+        by_x = slope.mul_(inverse).div_(log(2)).copysign_(x)
+        ctx.save_for_backward(by_x, by_scale)
+        return bits
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        by_x, by_scale = ctx.saved_tensors
+        return gradients[0] * by_x, gradients[0] * by_scale
+
+
 def laplace_bits(x: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
     """−log₂ of the integral from x − ½ to x + ½ of the Laplace density around 0 with scale b = exp(log_scale).
 
-    With a = |x|: from ½ on, the integral is exp(−(a − ½)/b)·(1 − exp(−1/b)) / 2; below, it is
-    1 − (exp(−(½ − a)/b) + exp(−(½ + a)/b)) / 2. Finite for every x and b, and so are its gradients.
+    With i = min(|x|, ½) it is (|x| − i) / (b·ln 2) − log₂ P, where P = −½·(expm1((i − ½)/b) + expm1(−(i + ½)/b)): an
+    integral around zero and an exponential tail. Finite for every x and b, and so are its gradients.
     """
-    size, inverse = x.abs(), (-log_scale).exp().clamp(max=1e4)
-    beyond = (size - 0.5).clamp(min=0)
-    tail = beyond * inverse + log(2) - torch.log(-torch.expm1(-inverse))
-    near = (size.clamp(max=0.5) - 0.5) * inverse
-    inside = -torch.log1p(-0.5 * (near.exp() + (near - 2 * size.clamp(max=0.5) * inverse).exp()).clamp(max=2 - 1e-6))
-    return torch.where(size < 0.5, inside, tail) / log(2)
+    found: torch.Tensor = _LaplaceBits.apply(*torch.broadcast_tensors(x, log_scale))  # type: ignore[no-untyped-call]
+    return found
 
 
 def _numbers(latent: torch.Tensor, step: torch.Tensor) -> torch.Tensor:

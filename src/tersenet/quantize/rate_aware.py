@@ -97,7 +97,7 @@ class _Price:
         self.spent = torch.zeros((), device=device)
 
     def bits(self, step: int) -> torch.Tensor:
-        noise = self.context.generator("noise", step)
+        noise = float(torch.rand((), generator=self.context.generator("noise", step)))
         return torch.stack([form.bits(latent_of(target), noise) for target, form in self.rated.items()]).sum()
 
     def penalty(self, step: int, steps: int) -> torch.Tensor:
