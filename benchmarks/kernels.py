@@ -1,7 +1,7 @@
 """Kernels on the compressed form beside dense float32, ONNX Runtime and sparse libraries, in one run.
 
     pip install -c constraints.txt scipy onnx onnxruntime
-    python benchmarks/kernels.py [SECTION …] [--threads 2] [--seconds 1.5] [--results results/kernels.json]
+    python benchmarks/kernels.py [SECTION …] [--threads 2] [--seconds 1.5] [--rounds 7] [--results results/kernels.json]
 
 Sections: eie, xnor, lookup, semi, lowered, sweep, compile; all of them without a name. Call by call in turn, so that
 noise hits all; figures are medians, and ratios those of medians within a row. With one thread, time is that which the
@@ -11,23 +11,16 @@ is measured goes into the results, and docs/results/kernels.md and its plot are 
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
-import json
-import os
-import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 import torch
-from kernels_page import Row, write
+from kernels_page import DENSE, OURS, Row, write
+from kernels_rivals import convolution, linear, onnx, sparse_libraries
+from sections import Calls, Effort, in_new_processes, interleaved, main
 from torch import nn
 
 from tersenet.models.bnn import NormedMLP, Sign
@@ -41,8 +34,6 @@ from tersenet.runtime.kernels.semi_structured import pack_semi_structured
 from tersenet.runtime.kernels.xnor import pack_signs
 from tersenet.runtime.kernels.xnor_conv import pack_sign_filters
 
-Calls = dict[str, Callable[[], Any]]
-OURS, DENSE = "ours", "dense torch"
 ALEXNET = {"fc6": (4096, 9216, 0.09, 0.35), "fc7": (4096, 4096, 0.09, 0.35), "fc8": (1000, 4096, 0.25, 0.38)}
 """Rows, columns, density of weights (Deep Compression, table 4) and of activations (EIE, table III)."""
 SSL = {  # Wen et al. 2016, tables 1 and 2: filters left of conv1 and conv2, shapes left, published speed-ups
@@ -54,57 +45,13 @@ SSL = {  # Wen et al. 2016, tables 1 and 2: filters left of conv1 and conv2, sha
 rng = np.random.default_rng(0)
 
 
-def interleaved(calls: Calls, seconds: float) -> dict[str, float]:
-    """Median milliseconds of each call, after one that is not counted; at least seven rounds."""
-    clock = time.perf_counter if torch.get_num_threads() > 1 else time.thread_time
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-    begun = time.perf_counter()
-    while time.perf_counter() - begun < seconds or len(times[OURS]) < 7:
-        for name, call in calls.items():
-            start = clock()
-            call()
-            times[name].append(1e3 * (clock() - start))
-    return {name: statistics.median(row) for name, row in times.items()}
-
-
-def row(section: str, case: str, calls: Calls, seconds: float, **more: Any) -> Row:
+def row(section: str, case: str, calls: Calls, effort: Effort, **more: Any) -> Row:
     """A measured row, after all calls were found to give the same."""
     expected = np.asarray(calls[DENSE]())
     for name, call in calls.items():
         found = np.asarray(call()).reshape(expected.shape)
         assert np.allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max()), (case, name)
-    return Row(section, case, interleaved(calls, seconds), **more)
-
-
-def onnx(kind: str, weight: np.ndarray, x: np.ndarray, threads: int) -> Calls:
-    """A call of ONNX Runtime for one MatMul or Conv; none where it is not installed."""
-    if importlib.util.find_spec("onnxruntime") is None or importlib.util.find_spec("onnx") is None:
-        return {}
-    import onnxruntime
-    from onnx import TensorProto, helper, numpy_helper
-
-    held = np.ascontiguousarray(weight.T) if kind == "MatMul" else weight
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy"]
-    node = helper.make_node(kind, ["x", "w"], ["y"])
-    graph = helper.make_graph([node], "one", ends[:1], ends[1:], [numpy_helper.from_array(held, "w")])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    ready = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return {"ONNX Runtime": lambda: ready.run(None, {"x": x})[0]}
-
-
-def linear(weight: np.ndarray, x: np.ndarray) -> Calls:
-    held, inputs = torch.from_numpy(weight), torch.from_numpy(x)
-    return {DENSE: lambda: nn.functional.linear(inputs, held)}
-
-
-def convolution(weight: np.ndarray, x: np.ndarray) -> Calls:
-    held, images = torch.from_numpy(weight), torch.from_numpy(x)
-    return {DENSE: lambda: nn.functional.conv2d(images, held)}
+    return Row(section, case, interleaved(calls, effort), **more)
 
 
 def sparse(rows: int, columns: int, density: float, active: float, batch: int) -> tuple[Levels, np.ndarray, np.ndarray]:
@@ -116,23 +63,17 @@ def sparse(rows: int, columns: int, density: float, active: float, batch: int) -
     return Levels(index, book, rows, columns), book[index].reshape(rows, columns), x
 
 
-def sparse_libraries(weight: np.ndarray, x: np.ndarray) -> Calls:
-    csr, turned, held = scipy.sparse.csr_matrix(weight), np.ascontiguousarray(x.T), torch.from_numpy(weight)
-    compressed, columns = held.to_sparse_csr(), torch.from_numpy(turned)
-    return {"SciPy CSR": lambda: (csr @ turned).T, "torch CSR": lambda: (compressed @ columns).T}
-
-
-def eie(threads: int, seconds: float) -> Iterator[Row]:
+def eie(effort: Effort) -> Iterator[Row]:
     totals: dict[int, dict[str, float]] = {1: {}, 4: {}}
     for name, (rows, columns, density, active) in ALEXNET.items():
         held, weight, inputs = sparse(rows, columns, density, active, 4)
         kernel = pack_columns(held)
         for batch, total in totals.items():
             x = inputs[:batch]
-            calls = {OURS: lambda k=kernel, x=x: k(x), **linear(weight, x), **onnx("MatMul", weight, x, threads)}
+            calls = {OURS: lambda k=kernel, x=x: k(x), **linear(weight, x), **onnx("MatMul", weight, x)}
             case = f"{name} {columns}→{rows}, weights {density:.0%}, activations {active:.0%}"
             bytes_ = (kernel.bytes, weight.nbytes)
-            found = row("eie", case, {**calls, **sparse_libraries(weight, x)}, seconds, batch=batch, bytes=bytes_)
+            found = row("eie", case, {**calls, **sparse_libraries(weight, x)}, effort, batch=batch, bytes=bytes_)
             for rival, ms in found.ms.items():
                 total[rival] = total.get(rival, 0) + ms
             yield found
@@ -140,23 +81,23 @@ def eie(threads: int, seconds: float) -> Iterator[Row]:
         yield Row("eie", "fc6 + fc7 + fc8", total, batch=batch)
 
 
-def xnor(threads: int, seconds: float) -> Iterator[Row]:
+def xnor(effort: Effort) -> Iterator[Row]:
     for batch in (1, 64):
         weight, x = (rng.choice(np.array([-1, 1], np.float32), shape) for shape in ((4096, 4096), (batch, 4096)))
         kernel = pack_signs(weight)
-        calls = {OURS: lambda k=kernel, x=x: k(x), **linear(weight, x), **onnx("MatMul", weight, x, threads)}
-        yield row("xnor", "linear 4096→4096", calls, seconds, batch=batch, bytes=(kernel.bytes, weight.nbytes))
+        calls = {OURS: lambda k=kernel, x=x: k(x), **linear(weight, x), **onnx("MatMul", weight, x)}
+        yield row("xnor", "linear 4096→4096", calls, effort, batch=batch, bytes=(kernel.bytes, weight.nbytes))
     for batch in (1, 16):
         shapes = ((256, 256, 3, 3), (batch, 256, 14, 14))
         weight, x = (rng.choice(np.array([-1, 1], np.float32), shape) for shape in shapes)
         kernel = pack_sign_filters(weight, Geometry((3, 3)))
-        calls = {OURS: lambda k=kernel, x=x: k(x), **convolution(weight, x), **onnx("Conv", weight, x, threads)}
+        calls = {OURS: lambda k=kernel, x=x: k(x), **convolution(weight, x), **onnx("Conv", weight, x)}
         bytes_ = (kernel.bytes, weight.nbytes)
-        yield row("xnor", "convolution 3×3, 256→256, 14×14", calls, seconds, batch=batch, bytes=bytes_)
-    yield from network(seconds)
+        yield row("xnor", "convolution 3×3, 256→256, 14×14", calls, effort, batch=batch, bytes=bytes_)
+    yield from network(effort)
 
 
-def network(seconds: float) -> Iterator[Row]:
+def network(effort: Effort) -> Iterator[Row]:
     model = NormedMLP(784, (4096, 4096, 4096), 10, Sign).eval().requires_grad_(False)
     for layer in model.modules():
         if isinstance(layer, nn.Linear):
@@ -170,10 +111,10 @@ def network(seconds: float) -> Iterator[Row]:
         images = torch.from_numpy(x)
         calls = {OURS: lambda x=x: compiled(x), DENSE: lambda images=images: model(images)}
         assert np.array_equal(calls[OURS](), calls[DENSE]())
-        yield row("xnor", "network 784→4096→4096→4096→10, outputs equal bit for bit", calls, seconds, batch=batch)
+        yield row("xnor", "network 784→4096→4096→4096→10, outputs equal bit for bit", calls, effort, batch=batch)
 
 
-def lookup(threads: int, seconds: float) -> Iterator[Row]:
+def lookup(effort: Effort) -> Iterator[Row]:
     inputs = LookupMatrix(_codes(512, 4096), _books(512), 4096)
     outputs = BinMatrix(_codes(4096, 512), _books(512))
     book = np.r_[0, rng.standard_normal(16)].astype(np.float32)
@@ -186,9 +127,9 @@ def lookup(threads: int, seconds: float) -> Iterator[Row]:
     for case, (kernel, weight) in cases.items():
         for batch in (1, 64):
             x = rng.standard_normal((batch, 4096)).astype(np.float32)
-            calls = {OURS: lambda k=kernel, x=x: k(x), **linear(weight, x), **onnx("MatMul", weight, x, threads)}
+            calls = {OURS: lambda k=kernel, x=x: k(x), **linear(weight, x), **onnx("MatMul", weight, x)}
             bytes_ = (kernel.bytes, weight.nbytes)
-            yield row("lookup", f"4096→4096, {case}", calls, seconds, batch=batch, bytes=bytes_)
+            yield row("lookup", f"4096→4096, {case}", calls, effort, batch=batch, bytes=bytes_)
 
 
 def _codes(*shape: int) -> np.ndarray:
@@ -210,18 +151,19 @@ def _joined_outputs(kernel: BinMatrix) -> np.ndarray:
     return np.ascontiguousarray(np.concatenate(parts))
 
 
-def semi(threads: int, seconds: float) -> Iterator[Row]:
+def semi(effort: Effort) -> Iterator[Row]:
     order = np.argsort(rng.random((4096, 1024, 4)), axis=2) < 2
     weight = (rng.standard_normal((4096, 4096)) * order.reshape(4096, 4096)).astype(np.float32)
     kernel = pack_semi_structured(torch.from_numpy(weight))
     for batch in (1, 64):
         x = rng.standard_normal((batch, 4096)).astype(np.float32)
-        calls = {OURS: lambda x=x: kernel(x), **linear(weight, x), **onnx("MatMul", weight, x, threads)}
-        yield row("semi", "linear 4096→4096, 2:4", calls, seconds, batch=batch, bytes=(kernel.bytes, weight.nbytes))
+        calls = {OURS: lambda x=x: kernel(x), **linear(weight, x), **onnx("MatMul", weight, x)}
+        yield row("semi", "linear 4096→4096, 2:4", calls, effort, batch=batch, bytes=(kernel.bytes, weight.nbytes))
 
 
-def lowered(threads: int, seconds: float) -> Iterator[Row]:
+def lowered(effort: Effort) -> Iterator[Row]:
     """LeNet's convolutions as SSL left them; dense beside them, by torch and by the same lowering without removal."""
+    third = replace(effort, seconds=effort.seconds / 3)
     layers = (((20, 1, 5, 5), 28), ((50, 20, 5, 5), 12))
     for net, left in SSL.items():
         for number, ((filters, shapes, published), (shape, size)) in enumerate(zip(left, layers, strict=True), start=1):
@@ -233,23 +175,24 @@ def lowered(threads: int, seconds: float) -> Iterator[Row]:
                 matrix[:, rng.permutation(matrix.shape[1])[shapes:]] = 0
                 kernel = pack_lowered(weight, Geometry((5, 5)))
                 x = rng.standard_normal((batch, shape[1], size, size)).astype(np.float32)
-                calls = {OURS: lambda k=kernel, x=x: k(x), **convolution(weight, x), **onnx("Conv", weight, x, threads)}
+                calls = {OURS: lambda k=kernel, x=x: k(x), **convolution(weight, x), **onnx("Conv", weight, x)}
                 case = f"{net}, conv{number}: {filters} × {shapes} left"
-                found = row("lowered", case, calls, seconds / 3, batch=batch)
-                whole = interleaved({OURS: calls[OURS], "dense, lowered": lambda f=full, x=x: f(x)}, seconds / 3)
+                found = row("lowered", case, calls, third, batch=batch)
+                whole = interleaved({OURS: calls[OURS], "dense, lowered": lambda f=full, x=x: f(x)}, third)
                 found.ms["dense, lowered"] = whole["dense, lowered"] * found.ms[OURS] / whole[OURS]
                 found.published = f"{published}×"
                 yield found
 
 
-def sweep(threads: int, seconds: float) -> Iterator[Row]:
+def sweep(effort: Effort) -> Iterator[Row]:
     """Time against density, for all inputs active and for 35 % of them."""
+    half = replace(effort, seconds=effort.seconds / 2)
     for active in (1.0, 0.35):
         for density in (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0):
             held, weight, x = sparse(4096, 4096, density, active, 1)
             kernel = pack_columns(held)
             calls = {OURS: lambda k=kernel, x=x: k(x), **linear(weight, x)}
-            yield row("sweep", f"{active:.0%}", calls, seconds / 2, density=density)
+            yield row("sweep", f"{active:.0%}", calls, half, density=density)
 
 
 def first_calls() -> dict[str, float]:
@@ -274,44 +217,15 @@ def first_calls() -> dict[str, float]:
     return found
 
 
-def compile_(threads: int, seconds: float) -> Iterator[Row]:
-    """First calls in a process that finds no compiled code, and in the next one, which finds it on the disk."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, "--first"]
-        environment = {**os.environ, "NUMBA_CACHE_DIR": folder}
-        runs = [
-            json.loads(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
-            for _ in range(2)
-        ]
-    for name, first in runs[0].items():
-        yield Row("compile", name, {"compiled": 1e3 * first, "from the disk": 1e3 * runs[1][name]})
+def compile_(effort: Effort) -> Iterator[Row]:
+    for name, ms in in_new_processes(__file__).items():
+        yield Row("compile", name, ms)
 
 
 SECTIONS = {"eie": eie, "xnor": xnor, "lookup": lookup, "semi": semi, "lowered": lowered, "sweep": sweep}
 SECTIONS["compile"] = compile_
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=1.5, help="for each row")
-    parser.add_argument("--results", type=Path, default=Path("results/kernels.json"))
-    parser.add_argument("--first", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if unknown := set(options.sections) - set(SECTIONS):
-        parser.error(f"no section '{min(unknown)}'; there are {', '.join(SECTIONS)}")
-    torch.set_num_threads(options.threads)
-    if options.first:
-        print(json.dumps(first_calls()))
-        return
-    for section in options.sections or SECTIONS:
-        rows = []
-        for found in SECTIONS[section](options.threads, options.seconds):
-            rows.append(found)
-            print(section, found.case, found.batch, {name: round(ms, 3) for name, ms in found.ms.items()}, flush=True)
-        write(options.results, section, rows, options.threads)
-
-
 if __name__ == "__main__":
-    main()
+    summary = (__doc__ or "").split("\n")[0]
+    main(summary, SECTIONS, first_calls, write, results="results/kernels.json", threads=2, counted="batch")

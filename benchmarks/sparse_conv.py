@@ -12,21 +12,13 @@ docs/results/sparse_conv.md and its plot are written from it.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from point_clouds import scan, uniform, voxels
+from sections import Calls, Effort, in_new_processes, interleaved, main
 from sparse_conv_page import BF16, DENSE, MAPS, OURS, PADDING, SEARCH, UNGROUPED, Row, write
 from torch import nn
 
@@ -34,27 +26,11 @@ from tersenet.runtime.kernels.coordinates import Box, number
 from tersenet.runtime.kernels.kernel_map import KernelMap, map_strided, map_submanifold
 from tersenet.runtime.kernels.sparse_conv import pack_sparse_conv
 
-Calls = dict[str, Callable[[], Any]]
 CONVOLUTIONS: dict[int, Callable[..., torch.Tensor]] = {2: nn.functional.conv2d, 3: nn.functional.conv3d}
 SIDE, DENSITIES = 48, (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 LARGEST = 1 << 20
 """Sites of a grid on which dense convolution is measured too."""
 rng = np.random.default_rng(0)
-
-
-def interleaved(calls: Calls, seconds: float, rounds: int) -> dict[str, float]:
-    """Median milliseconds of each call, after one that is not counted."""
-    clock = time.perf_counter if torch.get_num_threads() > 1 else time.thread_time
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-    begun = time.perf_counter()
-    while len(next(iter(times.values()))) < rounds or time.perf_counter() - begun < seconds:
-        for name, call in calls.items():
-            start = clock()
-            call()
-            times[name].append(1e3 * (clock() - start))
-    return {name: statistics.median(row) for name, row in times.items()}
 
 
 def layer(coordinates: np.ndarray, channels: int, stride: int) -> tuple[Calls, KernelMap]:
@@ -107,7 +83,7 @@ def agree(calls: Calls, sites: np.ndarray) -> None:
         assert np.allclose(own, expected[at], atol=tolerance, rtol=0), name
 
 
-def scans(seconds: float, rounds: int) -> Iterator[Row]:
+def scans(effort: Effort) -> Iterator[Row]:
     """Layers on a scan: whole, as networks see it, and near the sensor and coarse, where dense can be measured."""
     points = scan(np.random.default_rng(1))
     flat = points[:, :2]
@@ -124,7 +100,7 @@ def scans(seconds: float, rounds: int) -> Iterator[Row]:
     }
     for case, (coordinates, channels, stride) in cases.items():
         calls, maps = layer(coordinates, channels, stride)
-        yield measured("scan", case, calls, coordinates, maps, channels, seconds, rounds)
+        yield measured("scan", case, calls, coordinates, maps, channels, effort)
 
 
 def measured(
@@ -134,16 +110,15 @@ def measured(
     coordinates: np.ndarray,
     maps: KernelMap,
     channels: int,
-    seconds: float,
-    rounds: int,
+    effort: Effort,
 ) -> Row:
     sites = int(np.prod(Box.around(coordinates).sizes))
     pairs = len(maps.inputs) + (maps.points if maps.own is not None else 0)
-    ms = interleaved(calls, seconds, rounds)
+    ms = interleaved(calls, effort)
     return Row(section, case, ms, len(coordinates), sites, len(maps.sites), pairs, channels)
 
 
-def grouping(seconds: float, rounds: int) -> Iterator[Row]:
+def grouping(effort: Effort) -> Iterator[Row]:
     """Time against the share of a batched product that may be padding."""
     points = scan(np.random.default_rng(1))
     for size, within, channels in ((1.28, 40.96, 64), (0.64, 40.96, 32), (0.32, 20.48, 32), (0.1, np.inf, 32)):
@@ -154,10 +129,10 @@ def grouping(seconds: float, rounds: int) -> Iterator[Row]:
         calls: Calls = {
             name: lambda x=x, held=held, found=found, most=most: held(x, found, most) for name, most in PADDING.items()
         }
-        yield measured("grouping", f"voxels of {size} m", calls, coordinates, found, channels, seconds, rounds)
+        yield measured("grouping", f"voxels of {size} m", calls, coordinates, found, channels, effort)
 
 
-def maps(seconds: float, rounds: int) -> Iterator[Row]:
+def maps(effort: Effort) -> Iterator[Row]:
     """Kernel maps beside those of NumPy's binary search in sorted keys, of the same half of the taps."""
     points = scan(np.random.default_rng(1))
     shuffled = rng.permutation(voxels(points, 0.05))
@@ -175,10 +150,10 @@ def maps(seconds: float, rounds: int) -> Iterator[Row]:
             SEARCH: lambda own=coordinates: searched(own),
         }
         assert len(found.inputs) == 2 * sum(len(one) for one in calls[SEARCH]())
-        yield measured("maps", case, calls, coordinates, found, 0, seconds, rounds)
+        yield measured("maps", case, calls, coordinates, found, 0, effort)
     calls = {OURS: lambda: map_strided(clouds["scan, voxels of 0.05 m"], (3, 3, 3), (2, 2, 2), (1, 1, 1))}
     case, coordinates = "scan, voxels of 0.05 m, stride 2", clouds["scan, voxels of 0.05 m"]
-    yield measured("maps", case, calls, coordinates, calls[OURS](), 0, seconds, rounds)
+    yield measured("maps", case, calls, coordinates, calls[OURS](), 0, effort)
 
 
 def searched(coordinates: np.ndarray) -> list[np.ndarray]:
@@ -196,12 +171,12 @@ def searched(coordinates: np.ndarray) -> list[np.ndarray]:
     return found
 
 
-def sweep(seconds: float, rounds: int) -> Iterator[Row]:
+def sweep(effort: Effort) -> Iterator[Row]:
     """Time against density, on sites taken at random."""
     for density in DENSITIES:
         coordinates = uniform(rng, SIDE, density)
         calls, found = layer(coordinates, 32, 1)
-        yield measured("sweep", f"{SIDE}³, 32→32", calls, coordinates, found, 32, seconds, rounds)
+        yield measured("sweep", f"{SIDE}³, 32→32", calls, coordinates, found, 32, effort)
 
 
 def first_calls() -> dict[str, float]:
@@ -222,44 +197,14 @@ def first_calls() -> dict[str, float]:
     return found
 
 
-def compile_(seconds: float, rounds: int) -> Iterator[Row]:
-    """First calls in a process that finds no compiled code, and in the next one, which finds it on the disk."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, "--first"]
-        environment = {**os.environ, "NUMBA_CACHE_DIR": folder}
-        runs = [
-            json.loads(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
-            for _ in range(2)
-        ]
-    for name, first in runs[0].items():
-        yield Row("compile", name, {"compiled": 1e3 * first, "from the disk": 1e3 * runs[1][name]})
+def compile_(effort: Effort) -> Iterator[Row]:
+    for name, ms in in_new_processes(__file__).items():
+        yield Row("compile", name, ms)
 
 
 SECTIONS = {"scan": scans, "grouping": grouping, "maps": maps, "sweep": sweep, "compile": compile_}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=1.5, help="for each row, at least")
-    parser.add_argument("--rounds", type=int, default=7, help="of calls for each row, at least")
-    parser.add_argument("--results", type=Path, default=Path("results/sparse_conv.json"))
-    parser.add_argument("--first", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if unknown := set(options.sections) - set(SECTIONS):
-        parser.error(f"no section '{min(unknown)}'; there are {', '.join(SECTIONS)}")
-    torch.set_num_threads(options.threads)
-    if options.first:
-        print(json.dumps(first_calls()))
-        return
-    for section in options.sections or SECTIONS:
-        rows = []
-        for found in SECTIONS[section](options.seconds, options.rounds):
-            rows.append(found)
-            print(section, found.case, found.points, {name: round(t, 3) for name, t in found.ms.items()}, flush=True)
-        write(options.results, section, rows, options.threads)
-
-
 if __name__ == "__main__":
-    main()
+    summary = (__doc__ or "").split("\n")[0]
+    main(summary, SECTIONS, first_calls, write, results="results/sparse_conv.json", threads=1, counted="points")
