@@ -3,10 +3,11 @@
     pip install -c constraints.txt scipy onnx onnxruntime
     python benchmarks/kernels.py [SECTION …] [--threads 2] [--seconds 1.5] [--rounds 7] [--results results/kernels.json]
 
-Sections: eie, xnor, lookup, semi, lowered, sweep, compile; all of them without a name. Call by call in turn, so that
-noise hits all; figures are medians, and ratios those of medians within a row. With one thread, time is that which the
-processor spent on the calling thread, so that a machine that others use too can be measured. Weights are random. What
-is measured goes into the results, and docs/results/kernels.md and its plot are written from them.
+Sections: eie, xnor, lookup, semi, gpu, lowered, sweep, compile; all of them without a name. Where PyTorch sees no GPU,
+gpu says so and measures nothing. Call by call in turn, so that noise hits all; figures are medians, and ratios those of
+medians within a row. With one thread, time is that which the processor spent on the calling thread, so that a machine
+that others use too can be measured. Weights are random. What is measured goes into the results, and
+docs/results/kernels.md and its plot are written from them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from kernels_gpu import semi_on_gpu
 from kernels_page import DENSE, OURS, Row, write
 from kernels_rivals import convolution, linear, onnx, sparse_libraries
 from sections import Calls, Effort, in_new_processes, interleaved, main
@@ -222,8 +224,8 @@ def compile_(effort: Effort) -> Iterator[Row]:
         yield Row("compile", name, ms)
 
 
-SECTIONS = {"eie": eie, "xnor": xnor, "lookup": lookup, "semi": semi, "lowered": lowered, "sweep": sweep}
-SECTIONS["compile"] = compile_
+SECTIONS = {"eie": eie, "xnor": xnor, "lookup": lookup, "semi": semi, "gpu": semi_on_gpu, "lowered": lowered}
+SECTIONS |= {"sweep": sweep, "compile": compile_}
 
 
 if __name__ == "__main__":

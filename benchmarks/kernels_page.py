@@ -35,6 +35,7 @@ TITLES = {
     "xnor": "Signs: exclusive or and counts of bits",
     "lookup": "Looked-up partial sums",
     "semi": "2:4",
+    "gpu": "2:4 on a GPU: torch's semi-structured tensors beside dense ones of the same type, by the clock",
     "lowered": "Convolutions of LeNet without the rows and columns that SSL removed",
 }
 HEAD = """# Kernels on the compressed form

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
+from types import ModuleType
+
 import numpy as np
 import pytest
 import torch
@@ -85,6 +89,36 @@ def test_on_a_gpu_it_is_the_product() -> None:
     weight = (torch.randn(128, 128) * two_of_four(128, 128, 0)).half()
     x = torch.randn(64, 128).half().cuda()
     torch.testing.assert_close(nn.functional.linear(x, to_gpu(weight)), x @ weight.cuda().T, rtol=1e-2, atol=1e-2)
+
+
+@pytest.fixture
+def on_gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The section of `benchmarks/kernels.py` that measures on a GPU."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    return importlib.import_module("kernels_gpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_benchmark_leaves_a_missing_gpu_out_with_a_sentence(
+    on_gpu: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert list(on_gpu.semi_on_gpu(on_gpu.Effort(seconds=0.0, rounds=1))) == []
+    assert capsys.readouterr().out == "gpu is left out: PyTorch sees no GPU\n"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_benchmark_measures_a_gpu(on_gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_gpu, "SHAPES", ((256, 512),))
+    rows = list(on_gpu.semi_on_gpu(on_gpu.Effort(seconds=0.0, rounds=1)))
+    assert [row.batch for row in rows] == list(on_gpu.BATCHES)
+    assert all(set(row.ms) == {"ours", "dense torch"} and min(row.ms.values()) > 0 for row in rows)
+
+
+def test_what_the_benchmark_multiplies_is_two_of_four(on_gpu: ModuleType) -> None:
+    weight = on_gpu.two_of_four(64, 128)
+    assert bool((weight.reshape(64, 32, 4).count_nonzero(2) == 2).all())
+    x = np.random.default_rng(0).standard_normal((3, 128)).astype(np.float32)
+    np.testing.assert_allclose(pack_semi_structured(weight)(x), x @ weight.numpy().T, rtol=1e-4, atol=1e-4)
 
 
 @settings(max_examples=50, deadline=None)
