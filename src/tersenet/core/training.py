@@ -9,6 +9,16 @@ from pydantic import Field, model_validator
 from tersenet.core.config import Config
 
 
+class Teacher(Config):
+    """Distillation: the predictions of other models as targets beside the true ones."""
+
+    files: tuple[str, ...] = Field(
+        (), description=".terse files, several as an ensemble; none: the model before stage 1"
+    )
+    temperature: float = Field(4.0, gt=0, description="by which all logits are divided")
+    weight: float = Field(0.9, gt=0, le=1, description="of what is taught; that of the targets is the rest")
+
+
 class Training(Config):
     """A budget and how to spend it. Exactly one of `epochs` and `steps`."""
 
@@ -28,11 +38,16 @@ class Training(Config):
     gamma: float = Field(0.1, gt=0, le=1, description="by which 'step' multiplies it")
     warmup: float = Field(0.0, ge=0, lt=1, description="share of the budget over which the rate rises from zero")
     clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient")
+    teacher: Teacher | None = Field(None, description="models to learn from, beside the targets")
 
     @model_validator(mode="after")
     def _one_budget(self) -> Training:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give the budget as exactly one of 'epochs' and 'steps'")
+        if self.teacher is not None and self.objective in ("mse", "squared_hinge"):
+            raise ValueError(
+                f"'teacher' gives probabilities of classes, with which objective '{self.objective}' cannot go"
+            )
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             raise ValueError("'nesterov' needs optimizer 'sgd' with a momentum above 0")
         return self

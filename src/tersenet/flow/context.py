@@ -21,6 +21,7 @@ from tersenet.core.seeds import derive, generator
 from tersenet.core.training import Training
 from tersenet.data import Splits
 from tersenet.flow.progress import Progress, Quiet
+from tersenet.flow.teachers import digests, teachers_for
 from tersenet.forms import weight_of, weights
 from tersenet.measure.accuracy import evaluate
 from tersenet.train.checkpoint import CheckpointStore
@@ -53,6 +54,7 @@ class Context:
     started: float = field(default_factory=time.perf_counter)
     begun: float = 0.0
     initial: Mapping[str, torch.Tensor] | None = None
+    dense: nn.Module | None = None
     seconds_before: float = 0.0
     dry: bool = False
 
@@ -74,7 +76,7 @@ class Context:
         if self.phase == "train":
             self.initial = {t.name: weight_of(t).to("cpu", copy=True) for t in weights(model)}
         place = f"{self.key}-{self.calls}"
-        training_key = canonical_digest(training.to_dict())
+        training_key = canonical_digest(training.to_dict() | digests(training))
         begun = time.perf_counter()
         logs = fit(
             model,
@@ -86,6 +88,7 @@ class Context:
             save_every=SAVE_EVERY,
             on_step=on_step,
             penalty=penalty,
+            teachers=teachers_for(training, self.dense, self.fabric.device),
             on_epoch=self.progress.epoch,
             scores=self.evaluate,
         )

@@ -18,11 +18,13 @@ from tersenet.train.objectives import objective_for, output_of
 
 def loss_of(recipe: Recipe) -> Training:
     """The training whose objective losses are stated in: the recipe's own, or that of its first stage that trains."""
+    return next(trainings(recipe), Training(epochs=0)).model_copy(update={"label_smoothing": 0.0})
+
+
+def trainings(recipe: Recipe) -> Iterator[Training]:
+    """The recipe's own, and those of its stages."""
     of_stages = (getattr(stage, name, None) for stage in recipe.stages for name in ("training", "finetune"))
-    trainings = [recipe.train, *of_stages]
-    first = next((training for training in trainings if training is not None), None)
-    plain = Training(epochs=0) if first is None else first
-    return plain.model_copy(update={"label_smoothing": 0.0})
+    yield from (training for training in (recipe.train, *of_stages) if training is not None)
 
 
 def check_objective(recipe: Recipe, model: nn.Module, splits: Splits) -> None:

@@ -25,6 +25,7 @@ from tersenet.flow.origin import first_key, from_zoo
 from tersenet.flow.pack import contents_of
 from tersenet.flow.progress import Progress, Quiet
 from tersenet.flow.promises import check_kept, promises
+from tersenet.flow.teachers import check_teachers
 from tersenet.forms import check_order
 from tersenet.train.checkpoint import CheckpointStore
 
@@ -59,6 +60,7 @@ def run(
     check_order(recipe.stages, model)
     check_fits(model, splits)
     check_objective(recipe, model, splits)
+    check_teachers(recipe, model, splits)
     fabric = fabric_for(recipe.runtime)
     with RunFolder(folder, recipe, resume, fabric.is_global_zero) as place:
         fabric.barrier()  # the first process may have cleared old checkpoints
@@ -70,7 +72,8 @@ def run(
         context.enter("train", recipe.train.to_dict() if recipe.train else None)
         if recipe.train:
             context.finetune(model, recipe.train)
-        dense, rows = copied(model), [stage_row("dense", model, recipe, context)]
+        context.dense = dense = copied(model)
+        rows = [stage_row("dense", model, recipe, context)]
         for number, stage in enumerate(recipe.stages, start=1):
             context.enter(f"{number} {stage.method}", stage.to_dict())
             before = promises(model)

@@ -22,6 +22,7 @@ from tersenet.train.layout import Layout
 from tersenet.train.objectives import objective_for, output_of
 from tersenet.train.optimizers import add_l1_gradient, optimizer_for, weights_and_rest
 from tersenet.train.schedules import rate_factor
+from tersenet.train.teacher import Teachers
 
 
 class Batches(Protocol):
@@ -57,6 +58,7 @@ def fit(
     save_every: float = 0.0,
     on_step: Callable[[int, int], None] | None = None,
     penalty: Callable[[int, int], torch.Tensor] | None = None,
+    teachers: Teachers | None = None,
     on_epoch: Callable[[EpochLog], None] | None = None,
     scores: Callable[[nn.Module], dict[str, float]] | None = None,
 ) -> list[EpochLog]:
@@ -64,9 +66,9 @@ def fit(
 
     on_step(step, steps): before the first step (0) and after each; may change masks and the like, which must live in
         the model's buffers. penalty(step, steps): a scalar of the parameters that the step after `step` adds to the
-        loss, which is logged without it. scores(model): figures for the log after each epoch. slot: where to save and
-        to go on from, after an epoch if `save_every` seconds have passed, and at the end; a finished training is not
-        repeated.
+        loss, which is logged without it. teachers: whose predictions are targets too. scores(model): figures for the
+        log after each epoch. slot: where to save and to go on from, after an epoch if `save_every` seconds have passed,
+        and at the end; a finished training is not repeated.
     Batches, dropout and augmentation of an epoch depend on `seed` and the epoch alone, so a resumed training takes the
     very steps of an unbroken one.
     """
@@ -81,7 +83,7 @@ def fit(
     logs, first = _resume(model, optimizer, slot)
     if first < epochs or epochs == 0:
         wrapped, ready = fabric.setup(model, optimizer)
-        loop = _Loop(model, wrapped, ready, training, fabric, steps, layout, on_step, penalty)
+        loop = _Loop(model, wrapped, ready, training, fabric, steps, layout, on_step, penalty, teachers)
         if first == 0 and on_step:
             on_step(0, steps)
         started = time.perf_counter() - (logs[-1].seconds if logs else 0.0)
@@ -116,10 +118,11 @@ class _Loop:
         layout: Layout,
         on_step: Callable[[int, int], None] | None,
         penalty: Callable[[int, int], torch.Tensor] | None,
+        teachers: Teachers | None,
     ) -> None:
         self.wrapped, self.optimizer, self.layout = wrapped, optimizer, layout
         self.training, self.fabric, self.steps, self.on_step = training, fabric, steps, on_step
-        self.loss, self.penalty = objective_for(training), penalty
+        self.loss, self.penalty, self.teachers = objective_for(training), penalty, teachers
         self.weights = weights_and_rest(model)[0] if training.l1 else []
         with fabric.autocast():
             self.in_full = InFull() if torch.is_autocast_enabled("cpu") else nullcontext()
@@ -149,8 +152,13 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad()
+        inputs = self.layout.inputs(batch.inputs)
         with self.in_full:
-            loss = self.loss(output_of(self.wrapped(*self.layout.inputs(batch.inputs))), batch.target)
+            output = output_of(self.wrapped(*inputs))
+            loss = self.loss(output, batch.target)
+        if self.teachers is not None:
+            with self.fabric.autocast():
+                loss = self.teachers.loss(loss, output, inputs)
         self.fabric.backward(loss if self.penalty is None else loss + self.penalty(step, self.steps))
         if self.training.l1:
             add_l1_gradient(self.weights, self.training.l1)
