@@ -15,7 +15,7 @@ from tersenet.core.stage import parse_stage
 from tersenet.forms import Masked, Uniform, attach, decode, form_of, latent_of, match, weight_of
 from tersenet.quantize.calibration import Calibration
 from tersenet.quantize.ranges import grid
-from tersenet.quantize.rounding import Adaptive, improved, problem_of, relaxed, solve
+from tersenet.quantize.rounding import Adaptive, _beta, _rectified, improved, problem_of, relaxed, solve
 
 
 def stage(**options):
@@ -75,6 +75,21 @@ def test_it_comes_near_the_best_of_all_roundings(toy_context):
         best = torch.minimum(best, ((weight - rounded) @ x.T).square().mean(1))
     assert error(adapted, dense, x) * 12 <= 4 / 3 * float(best.sum())
     assert error(near, dense, x) * 12 > 3 * float(best.sum())
+
+
+def test_an_error_in_the_mean_does_not_count_where_a_bias_takes_it(toy_context):
+    """Of inputs that are large and vary little, all 2^8 roundings of each output by what is left once its mean is
+    right; by the whole error, others would be chosen, which leave more than twice as much."""
+    x = 5 + correlated(200, 8, 3)
+    dense, _, adapted = twins(lambda: nn.Sequential(nn.Linear(8, 12)))
+    stage(bits=3, range="minmax", bias_correction=True).apply(adapted, toy_context((x,), dense(x).detach()))
+    weight, step = weight_of(match(dense)[0]), form_of(match(adapted)[0]).step[:, None]
+    choices = torch.tensor(list(itertools.product((0.0, 1.0), repeat=8)))[:, None]
+    gaps = (weight - ((weight / step).floor() + choices).clamp(-4, 3) * step) @ x.T  # [choices, outputs, rows]
+    whole, varying = gaps.square().mean(-1), gaps.var(-1, correction=0)
+    best = float(varying.amin(0).sum())
+    assert error(adapted, dense, x) * 12 <= 4 / 3 * best
+    assert float(varying.gather(0, whole.argmin(0)[None]).sum()) > 2 * best
 
 
 def test_every_number_is_one_of_the_two_around_the_weight_and_stored_bit_for_bit(toy_context):
@@ -175,6 +190,24 @@ def test_the_problem_is_the_error_of_the_layer_in_steps(problem):
     assert torch.equal(problem.free[0] > 0, mask & (ratio > -4) & (ratio < 3))
     inside = problem.free > 0
     torch.testing.assert_close((problem.base + problem.start)[inside], ratio[None][inside])
+
+
+def test_the_rectified_sigmoid_reaches_its_ends():
+    """Eq. 23 with ζ = 1.1 and γ = −0.1: sigmoids above 11/12 and below 1/12 are 1 and 0."""
+    v = torch.logit(torch.tensor([0.05, 1 / 12, 0.25, 0.5, 0.75, 11 / 12, 0.95]))
+    torch.testing.assert_close(_rectified(v), torch.tensor([0, 0, 0.2, 0.5, 0.8, 1, 1]), atol=1e-6, rtol=0)
+
+
+def test_the_exponent_falls_from_20_to_2_after_a_fifth_of_the_steps():
+    """Eq. 24: large at first, so that only what is near 0 or 1 is pushed there; nothing is at the very beginning."""
+    assert [_beta(progress) for progress in (0.0, 0.19)] == [None, None]
+    assert [_beta(progress) for progress in (0.2, 0.6, 1.0)] == pytest.approx([20.0, 11.0, 2.0])
+
+
+def test_descent_starts_from_the_weights_themselves(problem):
+    """So steps that lead nowhere give rounding to nearest."""
+    found = relaxed(problem, Adaptive(steps=1, lr=1e-9), torch.Generator().manual_seed(0))
+    assert torch.equal(found, problem.nearest) and 0.2 < float(found.mean()) < 0.8
 
 
 def test_the_penalty_makes_real_numbers_roundings(problem):

@@ -117,11 +117,11 @@ def divergence(counts, kept, levels):
     """Migacz's Kullback–Leibler divergence by loops, and what mass q cannot express."""
     p = counts[:kept].astype(float)
     p[-1] += counts[kept:].sum()
-    q = np.zeros(kept)
+    q, level_of = np.zeros(kept), np.arange(kept) * levels // kept
     for level in range(levels):
-        bins = [place for place in range(kept) if place * levels // kept == level and counts[place] > 0]
-        for place in bins:
-            q[place] = sum(counts[b] for b in bins) / len(bins)
+        bins = np.flatnonzero((level_of == level) & (counts[:kept] > 0))
+        if len(bins):
+            q[bins] = counts[bins].mean()
     p, q = p / p.sum(), q / q.sum()
     both = (p > 0) & (q > 0)
     proper = entropy(p[both] / p[both].sum(), q[both] / q[both].sum())
@@ -148,6 +148,34 @@ def test_entropy_takes_the_least_divergence_of_all_fractions(scheme, side, level
     found, wanted = grid(row[None], bits, scheme, "entropy"), extremes((low, high), scheme, bits)
     torch.testing.assert_close(found[0], wanted[0])
     assert torch.equal(found[1], wanted[1])
+
+
+ROWS = {
+    "tails": (lambda: torch.distributions.StudentT(5.0).sample((3000,)), 2, 614),
+    "two boxes": (lambda: torch.cat([torch.rand(300), 3 * torch.rand(30)]), 3, BINS),
+    "one far away": (lambda: torch.cat([0.01 * torch.randn(3000), torch.ones(1)]), 8, BINS),
+}
+"""Rows, bits, and the bins that are kept of them. Which bins make a level decides in the first, that its mass is shared
+out in the second, and that no fewer bins than levels are kept in the third."""
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_entropy_of_rows_that_one_term_decides(name):
+    build, bits, kept = ROWS[name]
+    torch.manual_seed(2)
+    row, levels = build(), 2 ** (bits - 1)
+    counts, _ = np.histogram(row.abs().numpy(), BINS, (0, float(row.abs().max())))
+    cuts = [BINS * count // FRACTIONS for count in range(FRACTIONS, 0, -1)]
+    assert min((cut for cut in cuts if cut >= levels), key=lambda cut: divergence(counts, cut, levels)) == kept
+    ends = (min(float(row.min()), 0) * kept / BINS, float(row.max()) * kept / BINS)
+    torch.testing.assert_close(grid(row[None], bits, "symmetric", "entropy")[0], extremes(ends, "symmetric", bits)[0])
+
+
+def test_steps_are_never_shorter_than_float32():
+    """Else numbers beyond what the short type counts to would be lost: 11 bits of float16."""
+    form = Uniform(torch.tensor([1.0], dtype=torch.float16), torch.tensor([-(2**15)]), 2**16)
+    latent = torch.tensor([-32767.0, 4097.0, 32767.0])
+    assert form.step.dtype == torch.float32 and torch.equal(form(latent), latent)
 
 
 def test_entropy_of_a_row_of_zeros_and_of_few_numbers():
