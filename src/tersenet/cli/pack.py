@@ -24,6 +24,9 @@ def command(
     target: Annotated[Path, typer.Argument(metavar="OUT", help="a .terse file to write", show_default=False)],
     bits: Annotated[int | None, typer.Option(help="2 to 8: round weights, with a step for each channel")] = None,
     rmse: Annotated[float | None, typer.Option(help="round each weight to this relative error, as 0.01")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="weigh errors by this file: importances, named like the tensors (docs/PACK.md)")
+    ] = None,
     lossless: Annotated[bool, typer.Option("--lossless", help="keep every bit (the default)")] = False,
     threads: Annotated[int, typer.Option(help="0: as many as there are cores")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="go on where an interrupted run ended")] = False,
@@ -42,7 +45,14 @@ def command(
         raise RecipeError(f"--lossless and --{'bits' if bits is not None else 'rmse'}: only one can be meant")
     precision = Precision(bits, rmse)
     found = pack(
-        source, target, precision, threads=threads, resume=resume, force=force, meter=on_stderr(f"pack {source.name}")
+        source,
+        target,
+        precision,
+        calibration=calibration,
+        threads=threads,
+        resume=resume,
+        force=force,
+        meter=on_stderr(f"pack {source.name}"),
     )
     if json:
         print_json(asdict(found) | {"saved": found.saved})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from tersenet.coding.lanes import Map
 from tersenet.core.disk import why
 from tersenet.core.errors import ArtifactError, RecipeError
 from tersenet.core.version import __version__
+from tersenet.flow.importances import Importances
 from tersenet.flow.meter import Meter
 from tersenet.flow.state_dicts import SAFE, StateDict, write_safetensors
 from tersenet.flow.tensor_coding import Precision, decoded, encoded
@@ -47,6 +48,7 @@ def pack(
     target: str | Path,
     precision: Precision = Precision(),  # noqa: B008  (immutable)
     *,
+    calibration: str | Path | None = None,
     threads: int = 0,
     resume: bool = False,
     force: bool = False,
@@ -54,15 +56,25 @@ def pack(
 ) -> Packed:
     """Write the state dict at `source` to the `.terse` file `target`.
 
+    calibration: a file of `Importances`, by which errors of rounding are weighted.
     threads: 0 for as many as there are cores. resume: go on where an interrupted call with the same arguments ended.
     force: replace `target` also if it is no `.terse` file.
-    Raises ModelError for what is no state dict, or holds NaN where it is to be rounded; ArtifactError if `target`
-    cannot be written.
+    Raises ModelError for what is no state dict, or holds NaN where it is to be rounded, or has no fitting importances;
+    ArtifactError if `target` cannot be written; RecipeError for importances of what is not rounded.
     """
+    if calibration is not None and precision == Precision():
+        raise RecipeError("--calibration: weights errors of rounding, which --bits or --rmse ask for")
     begun, target, meter = time.perf_counter(), Path(target), meter or Meter()
     _refuse_foreign(target, force, lambda head: head.startswith(MAGIC), "a .terse file")
-    with StateDict(Path(source)) as state, meter.over(state.bytes()), _pool(threads) as each:
+    with (
+        StateDict(Path(source)) as state,
+        nullcontext() if calibration is None else Importances(Path(calibration), state) as importances,
+        meter.over(state.bytes()),
+        _pool(threads) as each,
+    ):
         key = {"input": state.key, "precision": precision.to_dict(), "version": __version__}
+        if importances is not None:
+            key["calibration"] = importances.key
         with StreamWriter(target, key, resume) as writer:
             kept = len(writer.done)
             if writer.done != state.names[:kept]:
@@ -70,9 +82,10 @@ def pack(
             for number, name in enumerate(state.names):
                 tensor = state[name]
                 if number >= kept:
-                    writer.add(encoded(name, tensor, precision, each))
+                    importance = None if importances is None else importances.of(name)
+                    writer.add(encoded(name, tensor, precision, each, importance))
                 meter.advance(tensor.numel() * tensor.itemsize)
-            ledger = writer.finish(_contents(state, precision))
+            ledger = writer.finish(_contents(state, precision, calibration is not None))
     quantized = sum(row.form == "uniform" for row in ledger.rows)
     return Packed(str(target), len(ledger.rows), quantized, state.bytes(), ledger.total, time.perf_counter() - begun)
 
@@ -103,8 +116,9 @@ def unpack(
         )
 
 
-def _contents(state: StateDict, precision: Precision) -> Contents:
-    recipe = {"pack": precision.to_dict() | ({"metadata": state.metadata} if state.metadata else {})}
+def _contents(state: StateDict, precision: Precision, calibrated: bool) -> Contents:
+    metadata = {"metadata": state.metadata} if state.metadata else {}
+    recipe = {"pack": precision.to_dict() | ({"calibrated": True} if calibrated else {}) | metadata}
     versions = {"tersenet": __version__, "torch": str(torch.__version__).split("+")[0]}
     return Contents({}, state.aliases, recipe=recipe, versions=versions, data="")
 

@@ -1,4 +1,4 @@
-"""State dicts on disk, tensor by tensor: one safetensors file, several that an index names, or a PyTorch file."""
+"""State dicts on disk, tensor by tensor: safetensors (one, or several that an index names), PyTorch's, NumPy's."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tersenet.core.disk import replace_file, why
@@ -19,6 +20,7 @@ from tersenet.forms.tables import dtype_name
 
 INDEX = ".safetensors.index.json"
 PICKLED = (".pt", ".pth", ".bin")
+ARRAYS = ".npz"
 MOST_HEADER = 100 << 20
 """Bytes; what the safetensors library allows."""
 
@@ -52,7 +54,12 @@ class StateDict:
         except OSError as error:
             raise ModelError(f"{path}: cannot be read: {why(error)}") from None
         for file in files:
-            self._add_pickled(file) if file.suffix in PICKLED else self._add_safe(file)
+            if file.suffix in PICKLED:
+                self._add_pickled(file)
+            elif file.suffix == ARRAYS:
+                self._add_arrays(file)
+            else:
+                self._add_safe(file)
         if not self.names:
             raise ModelError(f"{path}: holds no tensor")
 
@@ -62,9 +69,17 @@ class StateDict:
     def __exit__(self, *error: object) -> None:
         self._open.close()
 
+    def described(self, name: str) -> torch.Tensor:
+        """Type and shape of a tensor: one without contents, on the device "meta"."""
+        if name in self._tensors or isinstance(self._where[name], np.lib.npyio.NpzFile):
+            return self[name].to("meta")
+        header = self._where[name].get_slice(name)
+        dtype = next((torch_name for torch_name, safe in SAFE.items() if safe == header.get_dtype()), None)
+        return torch.empty(header.get_shape(), dtype=getattr(torch, dtype), device="meta") if dtype else self[name]
+
     def __getitem__(self, name: str) -> torch.Tensor:
         try:
-            found = self._tensors[name] if name in self._tensors else self._where[name].get_tensor(name)
+            found = self._tensors[name] if name in self._tensors else _read(self._where[name], name)
             dtype_name(found.dtype)
         except ModelError as error:
             raise ModelError(f"{self.path}: '{name}': {error}") from None
@@ -91,6 +106,14 @@ class StateDict:
             self._where[name] = opened
         self.names += names
 
+    def _add_arrays(self, file: Path) -> None:
+        try:
+            opened = self._open.enter_context(np.load(file))
+            self._where |= dict.fromkeys(opened.files, opened)
+        except Exception as error:  # whatever reading a foreign file raises
+            raise ModelError(f"{file}: is no readable .npz file: {reason(error)}") from None
+        self.names += opened.files
+
     def _add_pickled(self, file: Path) -> None:
         try:
             state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
@@ -113,6 +136,10 @@ class StateDict:
                 self._tensors[str(name)] = tensor.detach()
 
 
+def _read(file: Any, name: str) -> torch.Tensor:
+    return torch.from_numpy(file[name]) if isinstance(file, np.lib.npyio.NpzFile) else file.get_tensor(name)
+
+
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
         found = sorted(path.glob(f"*{INDEX}")) or sorted(path.glob("*.safetensors"))
@@ -125,8 +152,9 @@ def _files(path: Path) -> list[Path]:
         raise ModelError(f"{path}: no such file")
     if path.name.endswith(INDEX):
         return _shards(path)
-    if path.suffix not in (".safetensors", *PICKLED):
-        raise ModelError(f"{path}: is neither .safetensors, nor {INDEX}, nor a state dict as {', '.join(PICKLED)}")
+    if path.suffix not in (".safetensors", ARRAYS, *PICKLED):
+        known = f"neither .safetensors, nor {INDEX}, nor {ARRAYS}, nor a state dict as {', '.join(PICKLED)}"
+        raise ModelError(f"{path}: is {known}")
     return [path]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,9 +34,10 @@ class Grid:
     axis: int
 
 
-def bits_grid(tensor: torch.Tensor, bits: int, each: Map = map) -> Grid:
+def bits_grid(tensor: torch.Tensor, bits: int, each: Map = map, importance: torch.Tensor | None = None) -> Grid:
     """A step for each place along dimension 0: that with the least squared error, as `quantize/ranges.py` finds it.
 
+    importance: what the squared error of each entry counts, not negative, broadcastable to the tensor; 1 if None.
     Raises ModelError for NaN and infinities.
     """
     from tersenet.flow.grid_kernels import round_rows
@@ -45,111 +45,128 @@ def bits_grid(tensor: torch.Tensor, bits: int, each: Map = map) -> Grid:
     rows = tensor.reshape(tensor.shape[0], -1)
     axis = 0 if rows.shape[1] >= SHORT else -1
     rows = rows if axis == 0 else rows.reshape(1, -1)
+    weights = _like(rows, tensor, importance)
     symbols, steps = np.empty(rows.shape, np.uint8), np.empty(len(rows), np.float32)
     tall = max(BAND // rows.shape[1], 1)
 
     def work(begin: int) -> None:
         band = slice(begin, begin + tall)
-        round_rows(_floats(rows[band]), 1 << bits, steps[band], symbols[band])
+        round_rows(_floats(rows[band]), _floats(weights[band]), 1 << bits, steps[band], symbols[band])
 
     for _ in each(work, range(0, len(rows), tall)):
         pass
     return Grid(symbols, steps, -(1 << bits - 1), 1 << bits, axis)
 
 
-def error_grid(tensor: torch.Tensor, rmse: float, each: Map = map) -> Grid | None:
+def error_grid(
+    tensor: torch.Tensor, rmse: float, each: Map = map, importance: torch.Tensor | None = None
+) -> Grid | None:
     """The largest step, one for the whole tensor, with ‖ŵ − w‖ ≤ rmse · ‖w‖, to a thousandth of the error.
 
     Uniform rounding followed by an entropy coder is within 0.25 bits an entry of the rate-distortion function at high
     rate (Gish and Pierce 1968, "Asymptotically efficient quantizing"), with equal steps everywhere.
+
+    importance: as in `bits_grid`; norms are then √Σ f·w².
     None where the tensor's own type is too coarse for that error. Raises ModelError for NaN and infinities.
     """
-    flat = tensor.reshape(-1)
-    parts = list(each(_moments, _bands(flat)))
-    norm = sum(part[0] for part in parts) ** 0.5
-    least, most = min(part[1] for part in parts), max(part[2] for part in parts)
-    aim, step = rmse, _largest(flat, rmse, norm, each)
+    search = _Search(tensor, importance, each)
+    aim, step = rmse, search.largest(rmse)
     for _ in range(TRIES):
-        grid = _one_step(flat, step, least, most, each)
+        grid = search.grid(step)
         if grid is None or tensor.dtype == torch.float32:
             return grid
-        found = _true_error(flat, grid, each) / max(norm, 1e-300)
+        found = search.true_error(grid)
         if found <= rmse:
             return grid
         aim *= 0.9995 * rmse / found  # the type's own rounding comes on top
-        step = _largest(flat, aim, norm, each)
+        step = search.largest(aim)
     return None
 
 
-def _largest(flat: torch.Tensor, rmse: float, norm: float, each: Map) -> float:
-    """The step whose error is just within rmse · norm: secant steps, since the error is nearly in proportion."""
-    if norm == 0:
-        return 1.0
-    low, high = 0.0, np.inf
-    step = rmse * norm / flat.numel() ** 0.5 * 12**0.5
-    for _ in range(TRIES):
-        error = _error(flat, step, each) / norm
-        if error <= rmse:
-            low = step
-            if error >= NEAR * rmse:
-                break
-        else:
-            high = step
-        step = step * (1 + NEAR) / 2 * rmse / error if error else 2 * step
-        if not low < step < high:
-            step = 2 * low if high == np.inf else (low * high) ** 0.5 if low else high / 2
-    return low or step
+class _Search:
+    """For one step of a whole tensor. Errors are relative to the norm of the tensor."""
+
+    def __init__(self, tensor: torch.Tensor, importance: torch.Tensor | None, each: Map) -> None:
+        self.each, self.flat = each, tensor.reshape(-1)
+        self.weights = _like(self.flat[None], tensor, importance)[0]
+        self.bands = [slice(begin, begin + BAND) for begin in range(0, len(self.flat), BAND)]
+        moments = list(each(self._moments, self.bands))
+        self.norm = math.sqrt(sum(part[0] for part in moments))
+        self.least, self.most = min(part[1] for part in moments), max(part[2] for part in moments)
+
+    def largest(self, rmse: float) -> float:
+        """The step whose error is just within rmse: secant steps, since the error is nearly in proportion."""
+        if self.norm == 0:
+            return 1.0
+        low, high = 0.0, np.inf
+        step = rmse * self.norm / len(self.flat) ** 0.5 * 12**0.5
+        for _ in range(TRIES):
+            error = self._error(step) / self.norm
+            if error <= rmse:
+                low = step
+                if error >= NEAR * rmse:
+                    break
+            else:
+                high = step
+            step = step * (1 + NEAR) / 2 * rmse / error if error else 2 * step
+            if not low < step < high:
+                step = 2 * low if high == np.inf else (low * high) ** 0.5 if low else high / 2
+        return low or step
+
+    def grid(self, step: float) -> Grid | None:
+        """None if that takes more levels than 16 bits hold."""
+        from tersenet.flow.grid_kernels import number_row
+
+        wide = np.float32(step)
+        low, high = int(np.rint(np.float32(self.least) / wide)), int(np.rint(np.float32(self.most) / wide))
+        levels = max(high - low + 1, 2)
+        if levels > 1 << 16:
+            return None
+        symbols = np.empty(len(self.flat), np.uint8 if levels <= MOST else np.int32)
+
+        def work(band: slice) -> None:
+            number_row(_floats(self.flat[band]), wide, low, levels, symbols[band])
+
+        for _ in self.each(work, self.bands):
+            pass
+        return Grid(symbols[None], np.array([wide]), low, levels, -1)
+
+    def true_error(self, grid: Grid) -> float:
+        """In the tensor's own type."""
+        from tersenet.flow.grid_kernels import values_of
+
+        def work(band: slice) -> float:
+            symbols = grid.symbols[:, band]
+            out = np.empty(symbols.shape, np.float32)
+            values_of(symbols, grid.steps, grid.low, out)
+            squares = (torch.from_numpy(out[0]).to(self.flat.dtype).double() - self.flat[band].double()).square()
+            return float((squares * self.weights[band] if len(self.weights) else squares).sum())
+
+        return math.sqrt(sum(self.each(work, self.bands))) / max(self.norm, 1e-300)
+
+    def _error(self, step: float) -> float:
+        from tersenet.flow.grid_kernels import squared_error
+
+        wide, most = np.float32(step), np.float32(np.inf)
+
+        def work(band: slice) -> float:
+            return float(squared_error(_floats(self.flat[band]), _floats(self.weights[band]), wide, -most, most))
+
+        return math.sqrt(sum(self.each(work, self.bands)))
+
+    def _moments(self, band: slice) -> tuple[float, float, float]:
+        """Sum of squares, weighted; least, most; zero counts among them."""
+        floats, weights = _floats(self.flat[band]), _floats(self.weights[band])
+        squares = np.square(floats, dtype=np.float64)
+        total = float((squares * weights if weights.size else squares).sum())
+        return total, min(float(floats.min()), 0), max(float(floats.max()), 0)
 
 
-def _error(flat: torch.Tensor, step: float, each: Map) -> float:
-    from tersenet.flow.grid_kernels import squared_error
-
-    wide, most = np.float32(step), np.float32(np.inf)
-    return math.sqrt(sum(each(lambda band: squared_error(_floats(band), wide, -most, most), _bands(flat))))
-
-
-def _one_step(flat: torch.Tensor, step: float, least: float, most: float, each: Map) -> Grid | None:
-    """None if that takes more levels than 16 bits hold."""
-    from tersenet.flow.grid_kernels import number_row
-
-    wide = np.float32(step)
-    low, high = int(np.rint(np.float32(least) / wide)), int(np.rint(np.float32(most) / wide))
-    levels = max(high - low + 1, 2)
-    if levels > 1 << 16:
-        return None
-    symbols = np.empty(flat.numel(), np.uint8 if levels <= MOST else np.int32)
-
-    def work(begin: int) -> None:
-        band = slice(begin, begin + BAND)
-        number_row(_floats(flat[band]), wide, low, levels, symbols[band])
-
-    for _ in each(work, range(0, flat.numel(), BAND)):
-        pass
-    return Grid(symbols[None], np.array([wide]), low, levels, -1)
-
-
-def _true_error(flat: torch.Tensor, grid: Grid, each: Map) -> float:
-    """‖ŵ − w‖ in the tensor's own type."""
-    from tersenet.flow.grid_kernels import values_of
-
-    def work(begin: int) -> float:
-        symbols = grid.symbols[:, begin : begin + BAND]
-        out = np.empty(symbols.shape, np.float32)
-        values_of(symbols, grid.steps, grid.low, out)
-        gap = torch.from_numpy(out[0]).to(flat.dtype).double() - flat[begin : begin + BAND].double()
-        return float(gap.square().sum())
-
-    return math.sqrt(sum(each(work, range(0, flat.numel(), BAND))))
-
-
-def _bands(flat: torch.Tensor) -> Iterator[torch.Tensor]:
-    return (flat[begin : begin + BAND] for begin in range(0, flat.numel(), BAND))
-
-
-def _moments(band: torch.Tensor) -> tuple[float, float, float]:
-    """Sum of squares, least, most; zero counts among them."""
-    floats = _floats(band)
-    return float(np.square(floats, dtype=np.float64).sum()), min(float(floats.min()), 0), max(float(floats.max()), 0)
+def _like(rows: torch.Tensor, tensor: torch.Tensor, importance: torch.Tensor | None) -> torch.Tensor:
+    """Importance of each entry of `rows`, float32 and at most 1; of no columns if there is none."""
+    if importance is None:
+        return torch.empty(len(rows), 0)
+    return (importance / importance.max()).float().expand(tensor.shape).reshape(rows.shape)
 
 
 def _floats(band: torch.Tensor) -> np.ndarray:

@@ -52,18 +52,25 @@ class Precision:
         return found or {"lossless": True}
 
 
-def encoded(name: str, tensor: torch.Tensor, precision: Precision, each: Map = map) -> Entry:
-    """Tensors of fewer than two dimensions, and of integers, always stay as they are.
+def can_be_rounded(tensor: torch.Tensor) -> bool:
+    """Tensors of fewer than two dimensions, and of integers, always stay as they are."""
+    return tensor.ndim >= 2 and tensor.dtype in ROUNDED and tensor.numel() > 0
+
+
+def encoded(
+    name: str, tensor: torch.Tensor, precision: Precision, each: Map = map, importance: torch.Tensor | None = None
+) -> Entry:
+    """importance: what the squared error of each entry counts, broadcastable to the tensor; None: all the same.
 
     Raises ModelError, naming the tensor, for NaN and infinities that would have to be rounded.
     """
     grid = None
     try:
-        if tensor.ndim >= 2 and tensor.dtype in ROUNDED and tensor.numel():
+        if can_be_rounded(tensor):
             if precision.bits is not None:
-                grid = bits_grid(tensor, precision.bits, each)
+                grid = bits_grid(tensor, precision.bits, each, importance)
             elif precision.rmse is not None:
-                grid = error_grid(tensor, precision.rmse, each)
+                grid = error_grid(tensor, precision.rmse, each, importance)
     except ModelError as error:
         raise ModelError(f"'{name}' {error}") from None
     return _exact(name, tensor, each) if grid is None else _uniform(name, tensor, grid, each)
