@@ -167,6 +167,31 @@ def test_bytes_that_were_asked_for_are_what_it_takes(context):
     assert not [name for name, _ in model.named_buffers() if "price" in name]
 
 
+def test_the_error_that_was_asked_for_is_nearly_what_comes_out(toy_context):
+    """Four classes of a random network, which a dense net learns to 2 %."""
+    torch.manual_seed(1)
+    x = torch.randn(1000, 20)
+    target = torch.relu(x[:, :8] @ torch.randn(8, 16)).matmul(torch.randn(16, 4)).argmax(1)
+
+    class Classifying(toy_context):
+        def loss(self, model, batch=None):
+            return nn.functional.cross_entropy(model(*self.inputs), self.target)
+
+        def evaluate(self, model, split="validation"):
+            with torch.no_grad():
+                return {"error": float((model(*self.inputs).argmax(1) != self.target).float().mean())}
+
+    estimates = []
+    for wanted in (0.06, 0.18):
+        context = Classifying((x,), target)
+        model = stage(error=wanted, finetune={"steps": 600, "lr": 0.01}).apply(net(), context)
+        assert 0.5 * wanted < context.evaluate(model)["error"] < 1.25 * wanted
+        estimates.append(float(context.notes[-1].split(" bytes")[0].replace(",", "")))
+    assert estimates[1] < 0.8 * estimates[0]
+    with pytest.raises(RecipeError, match="no classes"):
+        stage(error=0.1, finetune=TRAIN).apply(net(), toy_context((x,), x[:, :4]))
+
+
 def test_pruned_weights_stay_zero_and_cost_nothing(context):
     model = net()
     (first, _) = match(model)
@@ -190,8 +215,10 @@ def test_biases_can_stay_as_they_are_and_settled_weights_do(context):
 
 def test_mistakes_are_named(context):
     for options, message in (
-        ({"finetune": TRAIN}, "either 'price'"),
-        ({"price": 1e-6, "bytes": 9, "finetune": TRAIN}, "either 'price'"),
+        ({"finetune": TRAIN}, "one of 'price'"),
+        ({"price": 1e-6, "bytes": 9, "finetune": TRAIN}, "one of 'price'"),
+        ({"price": 1e-6, "error": 0.1, "finetune": TRAIN}, "one of 'price'"),
+        ({"error": 1.5, "finetune": TRAIN}, "error"),
         ({"price": 1e-6}, "finetune"),
         ({"price": 0, "finetune": TRAIN}, "price"),
     ):

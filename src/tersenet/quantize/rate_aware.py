@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from tersenet.core.errors import ModelError
+from tersenet.core.errors import ModelError, RecipeError
 from tersenet.core.stage import Phase, RunContext, Stage, register_stage
 from tersenet.core.training import Training
 from tersenet.forms import Target, attach, form_of, latent_of, weight_of, weights
@@ -23,6 +23,10 @@ steps by 2^GAIN."""
 FIRST_PRICE = 1e-7
 """Before it follows."""
 
+LOOKS, SETTLED, SLOPE = 50, 0.8, 1.5
+"""Where it follows the error: so often is that looked at in a training, but not in what comes after this share of it,
+where the learning rate is low and little moves; and the price rises by error wanted over error found, to this power."""
+
 
 @register_stage("quantize.rate_aware")
 class RateAware(Stage):
@@ -34,13 +38,15 @@ class RateAware(Stage):
     becomes zero, whole rows and columns too.
 
     The price rises from zero over the first part of the training. With `bytes` in place of `price` it is adapted so
-    that the estimate ends there.
+    that the estimate ends there. With `error` it rises while the validation error is lower and falls while it is
+    higher; as errors fall once more with the last learning rates, what comes out is mostly a little below.
     """
 
     phase = Phase.VALUES
 
     price: float | None = Field(None, gt=0, description="loss per bit, for example 4e-6")
     bytes: int | None = Field(None, gt=0, description="in place of price: what the coded weights shall take")
+    error: float | None = Field(None, gt=0, lt=1, description="in place of price: the validation error to end near")
     ramp: float = Field(0.5, ge=0, lt=1, description="share of the training over which the price rises from zero")
     step: float = Field(0.5, gt=0, description="first step, as a share of the weight's standard deviation")
     biases: bool = Field(True, description="the layers' biases as well")
@@ -49,8 +55,10 @@ class RateAware(Stage):
 
     @model_validator(mode="after")
     def _one_aim(self) -> RateAware:
-        if (self.price is None) == (self.bytes is None):
-            raise ValueError("needs either 'price', loss per bit, or 'bytes', what the coded weights shall take")
+        if sum(aim is not None for aim in (self.price, self.bytes, self.error)) != 1:
+            raise ValueError(
+                "needs one of 'price', loss per bit, 'bytes', what the coded weights shall take, and 'error'"
+            )
         return self
 
     def check(self, model: nn.Module) -> None:
@@ -59,10 +67,12 @@ class RateAware(Stage):
     def apply(self, model: nn.Module, context: RunContext) -> nn.Module:
         targets = [*match_matrices(model, self)]
         targets += _biases(model, targets) if self.biases else []
+        if self.error is not None and "error" not in context.evaluate(model):
+            raise RecipeError(f"{self.method}: 'error' is that of a classifier, but the data's targets are no classes")
         rated = {target: form for target in targets if (form := self._rate(target, context)) is not None}
         if not rated:
             return model
-        price = _Price(self, rated, context)
+        price = _Price(self, model, rated, context)
         model.register_buffer(PRICE, price.value)  # in the model's state, so that a resumed training goes on with it
         context.finetune(model, self.finetune, penalty=price.penalty, on_step=price.follow)
         delattr(model, PRICE)
@@ -90,8 +100,8 @@ PRICE = "_price_per_bit"
 class _Price:
     """What a bit costs at each step. value: [2], the price, and the bytes of the first step (0 before it)."""
 
-    def __init__(self, stage: RateAware, rated: dict[Target, Rated], context: RunContext) -> None:
-        self.stage, self.rated, self.context = stage, rated, context
+    def __init__(self, stage: RateAware, model: nn.Module, rated: dict[Target, Rated], context: RunContext) -> None:
+        self.stage, self.model, self.rated, self.context = stage, model, rated, context
         device = next(iter(rated.values())).log_step.device
         self.value = torch.tensor([stage.price if stage.price is not None else FIRST_PRICE, 0.0], device=device)
         self.spent = torch.zeros((), device=device)
@@ -109,11 +119,15 @@ class _Price:
         return self.value[0] * self._excess(risen).pow(DAMPING) * bits
 
     def follow(self, step: int, steps: int) -> None:
-        """Where bytes were asked for: from those of the first step down to these over the ramp, evenly in logarithm."""
-        if self.stage.bytes is None or step == 0:
-            return
-        risen = min(1.0, step / (self.stage.ramp * steps)) if self.stage.ramp else 1.0
-        self.value[0].mul_(self._excess(risen).pow(GAIN / steps))
+        """Where bytes were asked for: from those of the first step down to these over the ramp, evenly in logarithm.
+        Where an error was: up while there is room below it."""
+        if self.stage.bytes is not None and step > 0:
+            risen = min(1.0, step / (self.stage.ramp * steps)) if self.stage.ramp else 1.0
+            self.value[0].mul_(self._excess(risen).pow(GAIN / steps))
+        due = 0 < step <= SETTLED * steps and step * LOOKS // steps > (step - 1) * LOOKS // steps
+        if self.stage.error is not None and due:
+            found = max(self.context.evaluate(self.model)["error"], self.stage.error / 8)
+            self.value[0].mul_(min(max((self.stage.error / found) ** SLOPE, 0.5), 2.0))
 
     def _excess(self, risen: float) -> torch.Tensor:
         """Bytes spent over bytes wanted."""
