@@ -4,7 +4,7 @@ Pure mathematics on numbers and numpy arrays. What each bound assumes and what i
 """
 
 from tersenet.bounds.code_length import CodeLength, adaptive_bits, code_length, zeroth_order_bits
-from tersenet.bounds.description_length import TwoPart, prequential_bits, two_part
+from tersenet.bounds.description_length import Prequential, TwoPart, doubling, prequential_bits, two_part
 from tersenet.bounds.pac_bayes import Certificate, certificate, kl, kl_inverse
 from tersenet.bounds.rate_distortion import Allocation, entropy_power, water_fill, water_fill_rate
 from tersenet.bounds.stop import Point, closest_to, gap, hull, marginals, stop_at
@@ -14,10 +14,12 @@ __all__ = [
     "Certificate",
     "CodeLength",
     "Point",
+    "Prequential",
     "TwoPart",
     "adaptive_bits",
     "certificate",
     "closest_to",
+    "doubling",
     "code_length",
     "entropy_power",
     "gap",

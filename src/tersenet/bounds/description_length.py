@@ -24,6 +24,19 @@ class TwoPart:
         return self.model + self.labels
 
 
+@dataclass(frozen=True)
+class Prequential:
+    """sizes: labels in each block. losses: nats a label of each block after the first, which is coded uniformly."""
+
+    sizes: tuple[int, ...]
+    losses: tuple[float, ...]
+    classes: int
+
+    @property
+    def bits(self) -> float:
+        return prequential_bits(self.sizes, self.losses, self.classes)
+
+
 def two_part(file_bytes: int, mean_loss: float, examples: int, classes: int) -> TwoPart:
     """8·file_bytes + Σ −log2 p(y|x): `mean_loss` is the mean cross-entropy in nats of the model that the file holds, on
     the `examples` whose labels are to be told, each one of `classes`."""
@@ -43,3 +56,12 @@ def prequential_bits(sizes: Sequence[int], losses: Sequence[float], classes: int
         raise ValueError(f"{len(sizes)} blocks need {len(sizes) - 1} losses, not {len(losses)}: the first has none")
     later = sum(size * loss for size, loss in zip(sizes[1:], losses, strict=True))
     return sizes[0] * math.log2(classes) + later / math.log(2)
+
+
+def doubling(examples: int, first: int) -> tuple[int, ...]:
+    """Sizes of blocks, each but the last as long as all before it, which hold `examples` together."""
+    sizes, seen = [min(first, examples)], min(first, examples)
+    while seen < examples:
+        sizes.append(min(seen, examples - seen))
+        seen += sizes[-1]
+    return tuple(sizes)

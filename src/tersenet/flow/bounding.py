@@ -10,12 +10,14 @@ import torch
 
 from tersenet import artifact
 from tersenet.bounds.code_length import TensorLength
-from tersenet.bounds.description_length import TwoPart, two_part
+from tersenet.bounds.description_length import Prequential, TwoPart, two_part
 from tersenet.bounds.pac_bayes import Certificate, certificate
 from tersenet.flow.code_lengths import tensor_lengths
 from tersenet.flow.dense_weights import dense_weights
 from tersenet.flow.distortion import RateBound, rate_bound
 from tersenet.flow.on_training_data import Measured, fisher_weights, loss_change, measure
+from tersenet.flow.prequential import prequential as prequential_code
+from tersenet.flow.progress import Progress
 from tersenet.forms import decode
 
 
@@ -40,6 +42,7 @@ class Bounds:
     loss: LossChange | None = None
     certificate: Certificate | None = None
     description: TwoPart | None = None
+    prequential: Prequential | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -52,12 +55,15 @@ def bound_file(
     overrides: Iterable[str] = (),
     delta: float = 0.05,
     examples: int = 512,
+    prequential: bool = False,
+    progress: Progress | None = None,
 ) -> Bounds:
     """Every bound that can be computed for the file at `path`.
 
     dense: the weights it was made from (`dense_weights`); by default those that the file's own folder keeps.
     data: measure on the training data, which file or recipe name. delta: how often the certificate may fail.
     examples: how many the Fisher information is estimated on.
+    prequential: train the network anew on growing parts of the training data.
 
     Raises TersenetError where one of these cannot be read or does not fit the file.
     """
@@ -84,6 +90,7 @@ def bound_file(
         loss=None if loss is None else LossChange(*loss),
         certificate=_certificate(measured, ledger.total, delta),
         description=_description(measured, ledger.total),
+        prequential=prequential_code(measured, progress) if measured is not None and prequential else None,
         notes=tuple(notes),
     )
 

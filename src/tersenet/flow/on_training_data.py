@@ -31,11 +31,13 @@ Example = tuple[tuple[torch.Tensor, ...], torch.Tensor]
 class Measured:
     """The file's model on its training data: mean loss, share of wrong answers (None: no classes).
 
+    recipe: that which led to the data.
     likelihood: the loss is −ln p(class), so that labels can be drawn from the model, and coded by it.
     fresh: builds the network anew with weights of no meaning; None where the file's own operators are all there is.
     aliases: further names of shared tensors.
     """
 
+    recipe: Recipe
     splits: Splits
     objective: Objective
     likelihood: bool
@@ -71,6 +73,7 @@ def measure(path: Path, contents: artifact.Contents, recipe_path: Path | None, o
     objective = objective_for(training)
     scores = evaluate(model, splits.train, objective, output_of)
     return Measured(
+        recipe=recipe,
         splits=splits,
         objective=objective,
         likelihood=training.objective == "cross_entropy" and "error" in scores,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from tersenet.report import text
 from tersenet.report.plain import line, show
 
 if TYPE_CHECKING:
-    from tersenet.bounds.description_length import TwoPart
+    from tersenet.bounds.description_length import Prequential, TwoPart
     from tersenet.bounds.pac_bayes import Certificate
     from tersenet.flow.bounding import Bounds, LossChange
     from tersenet.flow.distortion import RateBound
@@ -43,6 +44,11 @@ DESCRIPTION = (
     "Assumes that whoever reads the labels has the inputs and this program. Says how much the network has found in the "
     "labels for what it costs, not how well it does on others.",
 )
+PREQUENTIAL = (
+    "Each block is coded by the network trained on the blocks before it, the first one uniformly; no weights are sent.",
+    "Assumes that sender and receiver train alike. Says what this network and this training find in the labels, not "
+    "what others would.",
+)
 
 
 def print_lengths(rows: Sequence[TensorLength], console: Console | None = None) -> None:
@@ -70,6 +76,8 @@ def print_bounds(bounds: Bounds, console: Console | None = None) -> None:
         _print_certificate(bounds.certificate, console)
     if bounds.description is not None:
         _print_description(bounds.description, console)
+    if bounds.prequential is not None:
+        _print_prequential(bounds.prequential, console)
     for note in bounds.notes:
         show(console, line(f"note: {note}"))
 
@@ -82,6 +90,8 @@ def bounds_as_json(bounds: Bounds) -> dict[str, Any]:
         found["rates"]["could_save"] = could_save(bounds.rates)
     if bounds.description is not None:
         found["description"]["total"] = bounds.description.total
+    if bounds.prequential is not None:
+        found["prequential"]["bits"] = bounds.prequential.bits
     return found
 
 
@@ -154,6 +164,17 @@ def _print_description(found: TwoPart, console: Console) -> None:
     )
     shown = f"{parts}; labels without a model: {_bytes(found.uniform / 8)} bytes"
     _section(console, "Two-part description length of the training labels", line(shown), DESCRIPTION)
+
+
+def _print_prequential(found: Prequential, console: Console) -> None:
+    table = _table("trained on", "labels coded", "bits a label", "bytes")
+    uniform, seen = math.log2(found.classes), 0
+    for size, each in zip(found.sizes, (uniform, *(loss / math.log(2) for loss in found.losses)), strict=True):
+        table.add_row(text.count(seen), text.count(size), f"{each:.3f}", _bytes(size * each / 8))
+        seen += size
+    table.add_row("all", text.count(seen), f"{found.bits / seen:.3f}", _bytes(found.bits / 8), style="bold")
+    more = f"Labels without a model: {_bytes(seen * uniform / 8)} bytes."
+    _section(console, "Prequential code of the training labels", table, (more, *PREQUENTIAL))
 
 
 def _section(console: Console, title: str, shown: Any, explained: Iterable[str]) -> None:
