@@ -147,7 +147,7 @@ TRAIN = {"steps": 300, "lr": 0.01}
 def test_bits_cost_and_what_is_not_worth_them_goes(context):
     files, losses, zeros = [], [], []
     for price in (1e-7, 3e-5, 3e-4):
-        model = stage(price=price, finetune=TRAIN).apply(net(), context)
+        model = stage(price=price, remove=False, finetune=TRAIN).apply(net(), context)
         data, _ = artifact.to_bytes(contents_of(model, Recipe.parse({}), None))
         files.append(len(data))
         losses.append(context.evaluate(model)["loss"])
@@ -155,6 +155,21 @@ def test_bits_cost_and_what_is_not_worth_them_goes(context):
         assert {type(form_of(t)) for t in weights(model)} == {Uniform}  # biases too
         assert all(weight_of(t).unique().numel() <= form_of(t).levels for t in weights(model))
     assert files[0] > files[1] > files[2] and losses[0] < losses[2] and zeros[2] == 300
+
+
+def test_units_that_became_zero_are_taken_out_and_nothing_else_changes(context):
+    full, small = (stage(price=3e-4, remove=remove, finetune=TRAIN).apply(net(), context) for remove in (False, True))
+    alive = (full[0].weight != 0).any(1) & (full[2].weight != 0).any(0)
+    assert 0 < int(alive.sum()) < 30 and small[0].weight.shape == (int(alive.sum()), 20)
+    assert torch.equal(small[0].weight, full[0].weight[alive]) and torch.equal(
+        small[2].weight, full[2].weight[:, alive]
+    )
+    assert {type(form_of(t)) for t in weights(small)} == {Uniform}
+    (x,) = context.inputs
+    (last,) = (form_of(t) for t in weights(full) if t.name == "2.bias")
+    half = float(last.step) / 2  # what removed units still gave is added to the bias, which is then rounded
+    torch.testing.assert_close(small(x), full(x), atol=half + 1e-5, rtol=0)
+    assert any("channels that are zero removed" in note for note in context.notes)
 
 
 def test_bytes_that_were_asked_for_are_what_it_takes(context):

@@ -11,8 +11,8 @@ from torch import nn
 from tersenet.core.errors import RecipeError
 from tersenet.graph import ChannelGraph, Group
 from tersenet.graph.cost import macs, parameters
+from tersenet.graph.reasons import formed
 from tersenet.prune.allocation import Counts, Scores, Widths, by_share, by_threshold, normalised, together, within
-from tersenet.prune.group_options import formed
 from tersenet.prune.schedule import geometric
 
 if TYPE_CHECKING:

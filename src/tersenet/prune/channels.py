@@ -17,13 +17,14 @@ from tersenet.core.training import Training
 from tersenet.forms import weights
 from tersenet.forms.options import one_or_per_layer
 from tersenet.graph import ChannelGraph, Group, remove, try_out
+from tersenet.graph.reasons import formed, told
 from tersenet.graph.trace import Inputs
 from tersenet.prune.allocation import Widths, lowest
 from tersenet.prune.amounts import Round, Size, amounts
 from tersenet.prune.channel_contradictions import contradictions
 from tersenet.prune.criteria import CRITERIA, CriterionName
 from tersenet.prune.granularity import Reduce
-from tersenet.prune.group_options import check_patterns, formed, per_group, targeted, told
+from tersenet.prune.group_options import check_patterns, per_group, targeted
 from tersenet.prune.scoring import Scoring
 from tersenet.prune.statistics import Statistics
 from tersenet.prune.units import UnitScores

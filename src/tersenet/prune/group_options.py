@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
@@ -12,14 +12,14 @@ from tersenet.core.errors import RecipeError
 from tersenet.core.registry import nearest
 from tersenet.forms import match
 from tersenet.graph import Group
-from tersenet.graph.flow import INPUT, OUTPUT
+from tersenet.graph.reasons import layer_of
 
 V = TypeVar("V", int, float)
 
 
 def layers_of(group: Group) -> list[str]:
     """The group's name and the layers whose outputs are its channels."""
-    return list(dict.fromkeys([group.name, *(_layer(member.tensor) for member in group.by_role("out"))]))
+    return list(dict.fromkeys([group.name, *(layer_of(member.tensor) for member in group.by_role("out"))]))
 
 
 def targeted(
@@ -68,26 +68,3 @@ def check_patterns(option: object, model: nn.Module, method: str) -> None:
         plain = pattern.partition("#")[0].partition("[")[0]
         if not any(fnmatchcase(word, pattern) or word == plain for word in words):
             raise RecipeError(f"{method}: '{pattern}' is no layer of the model{nearest(pattern, words)}")
-
-
-def formed(group: Group) -> str | None:
-    """Why a group stays that a form has been put on; None if there is none."""
-    found = next((member.tensor for member in group.members if "parametrizations." in member.tensor), None)
-    if found is None:
-        return None
-    return f"'{_layer(found)}' has a form already; channels are removed before weights are masked or quantized"
-
-
-def told(reasons: Mapping[str, str], *, ends: bool = False) -> Iterator[str]:
-    """Sentences on groups that stay whole, those of one reason together; on inputs and outputs of the model only with
-    `ends`, since every model has them."""
-    for reason in dict.fromkeys(reasons.values()):
-        if reason in (INPUT, OUTPUT) and not ends:
-            continue
-        names = [name for name, why in reasons.items() if why == reason]
-        listed = ", ".join(f"'{name}'" for name in names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
-        yield f"{listed} stay{'s' * (len(names) == 1)} whole: {reason}"
-
-
-def _layer(tensor: str) -> str:
-    return tensor.partition(".parametrizations.")[0].rpartition(".")[0] if "." in tensor else tensor

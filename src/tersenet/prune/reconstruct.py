@@ -16,8 +16,9 @@ from tersenet.core.stage import Phase, RunContext, Stage, register_stage
 from tersenet.core.training import Training
 from tersenet.forms.options import one_or_per_layer
 from tersenet.graph import ChannelGraph, Group, remove
+from tersenet.graph.reasons import formed
 from tersenet.graph.trace import Inputs
-from tersenet.prune.group_options import check_patterns, formed, per_group, targeted
+from tersenet.prune.group_options import check_patterns, per_group, targeted
 from tersenet.prune.readers import Reader, readers
 from tersenet.prune.reconstruction import MOST_COLUMNS, Reconstruction
 

@@ -15,7 +15,7 @@ from tersenet.core.stage import Phase, RunContext, Stage, register_stage
 from tersenet.core.training import Training
 from tersenet.forms import Masked, Target, attach, form_of, latent_of, match, per_target, weight_of
 from tersenet.forms.options import one_or_per_layer
-from tersenet.prune.dead import remove_dead
+from tersenet.graph.dead import remove_dead
 from tersenet.prune.gammas import gammas, strength_of
 from tersenet.prune.groups import FAMILIES, structure_of
 from tersenet.prune.lasso import Term, penalty, shrink_all

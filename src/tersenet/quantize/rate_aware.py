@@ -11,9 +11,10 @@ from torch import nn
 from tersenet.core.errors import ModelError, RecipeError
 from tersenet.core.stage import Phase, RunContext, Stage, register_stage
 from tersenet.core.training import Training
-from tersenet.forms import Target, attach, form_of, latent_of, weight_of, weights
+from tersenet.forms import Target, attach, detach, form_of, latent_of, weight_of, weights
 from tersenet.forms.codebook import Precision
 from tersenet.forms.rated import Rated
+from tersenet.graph.dead import remove_dead
 from tersenet.quantize.signs import match_matrices
 
 GAIN, DAMPING = 20.0, 2.0
@@ -49,6 +50,7 @@ class RateAware(Stage):
     error: float | None = Field(None, gt=0, lt=1, description="in place of price: the validation error to end near")
     ramp: float = Field(0.5, ge=0, lt=1, description="share of the training over which the price rises from zero")
     step: float = Field(0.5, gt=0, description="first step, as a share of the weight's standard deviation")
+    remove: bool = Field(True, description="take channels out that are zero in all that makes, scales or reads them")
     biases: bool = Field(True, description="the layers' biases as well")
     precision: Precision = Field("float16", description="of the steps")
     finetune: Training = Field(description="the training with bits in its loss")
@@ -77,9 +79,22 @@ class RateAware(Stage):
         context.finetune(model, self.finetune, penalty=price.penalty, on_step=price.follow)
         delattr(model, PRICE)
         context.note(f"{float(price.bits(0).detach()) / 8:,.0f} bytes are estimated for {len(rated)} tensors")
-        for target, form in rated.items():
-            attach(target, form.plain(latent_of(target)))
+        self._settle(model, rated, context)
         return model
+
+    def _settle(self, model: nn.Module, rated: dict[Target, Rated], context: RunContext) -> None:
+        """Channels that became zero go, and the forms that stay take the place of those that were trained."""
+        for target, form in rated.items():
+            if self.remove and form.support is None:
+                detach(target)  # for now: a channel goes only where no form holds it
+            else:
+                attach(target, form.plain(latent_of(target)))
+        if self.remove:
+            remove_dead(model, context)
+        forms = {target.name: form for target, form in rated.items()}
+        for target in weights(model):
+            if target.name in forms and form_of(target) is None:
+                attach(target, forms[target.name].plain(latent_of(target)))
 
     def _rate(self, target: Target, context: RunContext) -> Rated | None:
         weight, old = weight_of(target), form_of(target)

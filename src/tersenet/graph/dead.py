@@ -10,11 +10,12 @@ from torch import nn
 
 from tersenet.core.errors import ModelError
 from tersenet.core.stage import RunContext
-from tersenet.graph import ChannelGraph, Group, Member, remove
+from tersenet.graph.channels import ChannelGraph, Group, Member
 from tersenet.graph.compare import tolerance
+from tersenet.graph.reasons import formed, told
+from tersenet.graph.remove import remove
 from tersenet.graph.slices import tensors_of
 from tersenet.graph.trace import Inputs
-from tersenet.prune.group_options import formed, told
 
 EXAMPLES = 8
 """In the batch on which the model is followed, and the smaller one compared with it."""
