@@ -22,7 +22,7 @@ import numpy as np
 
 from tersenet import artifact
 from tersenet.coding import decode, encode, entropy_bytes
-from tersenet.coding.context import Way
+from tersenet.coding.context_way import Way
 from tersenet.core.code import Symbols
 
 HERE = Path(__file__).parent

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tersenet import artifact
 from tersenet.artifact import Contents, document
 from tersenet.coding import CODERS, CodingError, context, decode, encode
-from tersenet.coding.context import Grid, Way, grid_of, likely_lag
+from tersenet.coding.context_way import Grid, Way, grid_of, likely_lag
 from tersenet.coding.logistic import SQUASH, belief
 from tersenet.core.code import Code, Symbols
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tersenet.coding import encode
-from tersenet.coding.context import Way
+from tersenet.coding.context_way import Way
 from tersenet.core.code import Symbols
 from tersenet.forms.kernels.trellis import ONE, TABLES, Prices, decide, numbers_of
 from tersenet.quantize import feedback

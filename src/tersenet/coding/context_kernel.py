@@ -246,7 +246,7 @@ def count(symbols, counts):  # type: ignore[no-untyped-def]
 
 @loop
 def lay_out(symbols, zero, negative, scan, cells):  # type: ignore[no-untyped-def]
-    """Writes the numbers that `symbols` (int32) mean to where `scan` finds them; see `context.Way`."""
+    """Writes the numbers that `symbols` (int32) mean to where `scan` finds them; see `context_way.Way`."""
     columns = scan.channels * scan.kernel
     for row in range(scan.rows):
         at = (row + MARGIN) * scan.stride + scan.left
