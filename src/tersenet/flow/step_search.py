@@ -139,7 +139,7 @@ class _Search:
             symbols = grid.symbols[:, band]
             out = np.empty(symbols.shape, np.float32)
             values_of(symbols, grid.steps, grid.low, out)
-            squares = (torch.from_numpy(out[0]).to(self.flat.dtype).double() - self.flat[band].double()).square()
+            squares = (torch.from_numpy(out[0]).to(self.flat.dtype).double() - self.flat[band].double()).square_()
             return float((squares * self.weights[band] if len(self.weights) else squares).sum())
 
         return math.sqrt(sum(self.each(work, self.bands))) / max(self.norm, 1e-300)
