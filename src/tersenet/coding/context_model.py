@@ -33,7 +33,7 @@ FIRST_MEAN = 512  # 4096 · |n|, before anything is known
 PRIOR = 4  # so many entries are a mean's first guess worth
 
 # What a context says at first (log-odds, and the variance of that), fitted to tensors of other seeds and to other nets
-# than docs/CODER.md shows.
+# than docs/CODER.md shows; `benchmarks/coder_priors.py` fits them anew. Part of the file format.
 FLAG = belief(-0.6, 0.6)
 COLUMN = belief(0, 0.1)
 NEAR_BY = belief(0, 0.18)
