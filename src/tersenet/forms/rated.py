@@ -1,11 +1,12 @@
-"""Rated: whole numbers of a learned step, with an estimate of the bits that a coder will spend on them."""
+"""Rated: whole numbers of a learned step, with the bits that a coder will spend on them."""
 
 from __future__ import annotations
 
-from math import log, sqrt
+from math import log
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from tersenet.core.code import Code
@@ -18,24 +19,26 @@ HIGHEST = 2**15
 """No number is larger; where one would be, the step is far too small."""
 
 
-class Rated(Form):
-    """A weight of whole numbers n times one step, which is learned, as is what the numbers are likely to be.
+SEEN = 5.0
+"""A row, column or place of which nothing is known is taken for as dense as the whole, as if it had seen so many."""
 
-    The estimate is of Ballé, Laparra and Simoncelli 2017, "End-to-end Optimized Image Compression", arXiv 1611.01704,
-    eq. 7 to 9: uniform noise in place of rounding, and −log₂ of the density's integral over one step. Here the density
-    is a Laplace distribution around zero whose log-scale is a sum of one term for the weight, one for each row, column
-    and place of the kernel. Nothing of it is stored: an adaptive coder finds it again in what it has already coded.
+
+class Rated(Form):
+    """A weight of whole numbers n times one step, which is learned, in a training whose loss has the bits of n in it.
+
+    The bits are those of a code that, like the coder of the file, knows the density of each row, column and place of a
+    kernel from all the other numbers in it (`_Bits`). Training for them instead of coding afterwards is of Oktay et al.
+    2020, "Scalable Model Compression by Entropy Penalized Reparameterization", arXiv 1906.06624, and Ballé et al. 2017,
+    arXiv 1611.01704, who learn a density and add noise in place of rounding; here nothing is learned but what is coded.
 
     In the file it is a uniform form; it lives while the rate is trained.
 
-    log_step: logarithm of the step. log_scale, terms: of the scale, in steps. support: entries outside are zero, for
-    ever, and take no bits here.
+    log_step: logarithm of the step. support: entries outside are zero, for ever, and take no bits here.
     """
 
     name = "uniform"
     phase = Phase.VALUES
     mask: torch.Tensor | None
-    spread: torch.Tensor
 
     def __init__(
         self,
@@ -47,13 +50,7 @@ class Rated(Form):
     ) -> None:
         super().__init__()
         self.precision = precision
-        spread = float(weight.detach().float().abs().mean()) / step
-        start = torch.tensor([log(step), log(max(spread, 0.05))], device=weight.device)
-        self.log_step, self.log_scale = nn.Parameter(start[:1].clone()), nn.Parameter(start[1].clone())
-        sizes = _factors(weight.shape)
-        self.terms = nn.ParameterList(nn.Parameter(torch.zeros(size, device=weight.device)) for size in sizes)
-        golden = torch.arange(weight.numel(), dtype=torch.float64).mul_((sqrt(5) - 1) / 2).frac_()
-        self.register_buffer("spread", golden.to(weight.device, torch.float32).view(weight.shape), persistent=False)
+        self.log_step = nn.Parameter(torch.tensor([log(step)], device=weight.device))
         self.register_buffer("mask", None if support is None else support.detach().to(torch.bool).clone())
 
     @property
@@ -74,26 +71,11 @@ class Rated(Form):
     def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
         return weight
 
-    def bits(self, latent: torch.Tensor, noise: float) -> torch.Tensor:
-        """Estimated bits of all entries, a scalar with gradients.
-
-        noise: in [0, 1), drawn anew for each step. It turns the multiples of the golden ratio modulo one, so that each
-        entry's noise is uniform over the steps, and that of the entries evenly spread in each.
-        """
-        shift = (self.spread + noise).frac_().sub_(0.5)
-        x = torch.addcdiv(shift, latent.float(), self.log_step.exp())
-        found = laplace_bits(x, self._log_scales(latent.shape))
-        return found.sum() if self.mask is None else (found * self.mask).sum()
-
-    def _log_scales(self, shape: torch.Size) -> torch.Tensor:
-        """Broadcasts over the weight."""
-        total = self.log_scale
-        for place, term in enumerate(self.terms):
-            if place < 2:
-                total = total + term.reshape([-1 if axis == place else 1 for axis in range(len(shape))])
-            else:
-                total = total + term.reshape(1, 1, *shape[2:])
-        return total
+    def bits(self, latent: torch.Tensor) -> torch.Tensor:
+        """Of all entries as they are rounded now, a scalar with gradients."""
+        shape = latent.shape if latent.ndim > 1 else (1, *latent.shape)
+        mask = None if self.mask is None else self.mask.view(shape)
+        return coded_bits((latent.float() / self.log_step.exp()).view(shape), mask)
 
     def plain(self, latent: torch.Tensor) -> Uniform:
         """The form that stays: as many levels as there are numbers between the least and the largest."""
@@ -118,48 +100,72 @@ class Rated(Form):
         return 2 * HIGHEST + 1
 
 
-class _LaplaceBits(torch.autograd.Function):
-    """Bits and both derivatives at once, for they share nearly all that is to be computed."""
+class _Bits(torch.autograd.Function):
+    """Bits of round(x), and how they change with x where rounding is blurred.
 
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
-        size, inverse = x.abs(), log_scale.neg().exp_().clamp_(max=1e4)
-        inner = size.clamp(max=0.5)
-        beyond = size.sub_(inner)
-        near = (inner - 0.5).mul_(inverse).expm1_()
-        far = (inner + 0.5).mul_(inverse).neg_().expm1_()
-        double = (near + far).neg_()  # 2·P
-        slope = near.sub_(far).div_(double)
-        bits = (beyond * inverse).sub_(double.log()).add_(log(2)).div_(log(2))
-        by_inverse = beyond.addcmul_(inner, slope).add_(0.5).sub_(double.reciprocal_())
-        by_scale = by_inverse.mul_(inverse).div_(-log(2))
-        by_x = slope.mul_(inverse).div_(log(2)).copysign_(x)
-        ctx.save_for_backward(by_x, by_scale)
-        return bits
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        by_x, by_scale = ctx.saved_tensors
-        return gradients[0] * by_x, gradients[0] * by_scale
-
-
-def laplace_bits(x: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
-    """−log₂ of the integral from x − ½ to x + ½ of the Laplace density around 0 with scale b = exp(log_scale).
-
-    With i = min(|x|, ½) it is (|x| − i) / (b·ln 2) − log₂ P, where P = −½·(expm1((i − ½)/b) + expm1(−(i + ½)/b)): an
-    integral around zero and an exponential tail. Finite for every x and b, and so are its gradients.
+    A number is zero or not with the odds that its row, column and place suggest, each seen without the number itself,
+    one sign, and a size that is geometric: with `jump` for the first step away from zero (on top of what zero takes)
+    and `slope` for each one more, C(x) = jump·min(|x|, 1) + slope·max(|x| − 1, 0) joins the whole numbers by lines.
+    The gradient is that of C under noise of one step's width, C(x + ½) − C(x − ½): what rounding costs on average
+    (Ballé et al. 2017, eq. 7), without drawing the noise. The odds change with the numbers too; as they fit these as
+    well as they can, that is of second order. Where zeros are rarer than that, as in a weight that nothing was taken
+    from yet, `slope` pulls in place of `jump`: a code to which zero is no more than any other number leads nowhere.
     """
-    found: torch.Tensor = _LaplaceBits.apply(*torch.broadcast_tensors(x, log_scale))  # type: ignore[no-untyped-call]
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        size = x.abs() if mask is None else x.abs() * mask
+        numbers = size.round()
+        flags = numbers != 0
+        logit = _logits(flags, mask)
+        nonzero, excess = flags.sum(), (numbers - 1).clamp_(min=0).sum()
+        more = (excess + 1) / (excess + nonzero + 2)
+        slope, least = -more.log2(), 1 - torch.log1p(-more) / log(2)
+        zeros = F.softplus(logit)
+        jump = logit.div_(-log(2)).add_(least)
+        total = (zeros if mask is None else zeros * mask).sum() / log(2) + (jump * flags).sum() + slope * excess
+        away = torch.minimum(2 * size, 1.5 - size).clamp_(min=0)
+        pull = away.mul_(torch.maximum(jump, slope)).addcmul_(size.sub_(0.5).clamp_(0, 1), slope)
+        ctx.save_for_backward(pull.mul_(x.sign()))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (pull,) = ctx.saved_tensors
+        return gradients[0] * pull, None
+
+
+def coded_bits(x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Bits that the whole numbers next to `x` take, a scalar with gradients. x: two dimensions or more, in steps; mask:
+    of that shape, entries that are coded."""
+    found: torch.Tensor = _Bits.apply(x, mask)  # type: ignore[no-untyped-call]
     return found
+
+
+def _logits(flags: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """ln p / (1 − p) of each entry not to be zero: of all, plus how far its row, its column and its place each differ,
+    as they are without it."""
+    count = flags.numel() if mask is None else mask.sum()
+    overall = _logit((flags.sum() + 0.4) / (count + 0.8))
+    found = overall.expand(flags.shape).clone()
+    for kept in _contexts(flags.shape):
+        others = [axis for axis in range(flags.ndim) if axis not in kept]
+        ones = flags.sum(others, keepdim=True)
+        total = flags.numel() // max(ones.numel(), 1) if mask is None else mask.sum(others, keepdim=True)
+        prior = SEEN * overall.sigmoid()
+        zero, one = (_logit((ones - own).clamp(min=0).add(prior) / (total - 1 + SEEN)) - overall for own in (0, 1))
+        found += torch.where(flags, one, zero)
+    return found
+
+
+def _contexts(shape: torch.Size) -> list[tuple[int, ...]]:
+    """Axes of a row, of a column and of a place."""
+    return [(0,), (1,), *([tuple(range(2, len(shape)))] if shape[2:].numel() > 1 else [])]
+
+
+def _logit(p: torch.Tensor) -> torch.Tensor:
+    return p.clamp(1e-6, 1 - 1e-6).logit()
 
 
 def _numbers(latent: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
     return (latent / step).clamp_(-HIGHEST, HIGHEST).round_()
-
-
-def _factors(shape: torch.Size) -> list[int]:
-    """Rows, columns, and places of a kernel; none for a vector."""
-    if len(shape) < 2:
-        return []
-    places = int(torch.Size(shape[2:]).numel())
-    return [shape[0], shape[1], *([places] if places > 1 else [])]

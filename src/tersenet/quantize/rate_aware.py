@@ -24,7 +24,7 @@ steps by 2^GAIN."""
 FIRST_PRICE = 1e-7
 """Before it follows."""
 
-LOOKS, SETTLED, SLOPE = 50, 0.8, 1.5
+LOOKS, SETTLED, SLOPE = 50, 0.9, 1.0
 """Where it follows the error: so often is that looked at in a training, but not in what comes after this share of it,
 where the learning rate is low and little moves; and the price rises by error wanted over error found, to this power."""
 
@@ -78,7 +78,7 @@ class RateAware(Stage):
         model.register_buffer(PRICE, price.value)  # in the model's state, so that a resumed training goes on with it
         context.finetune(model, self.finetune, penalty=price.penalty, on_step=price.follow)
         delattr(model, PRICE)
-        context.note(f"{float(price.bits(0).detach()) / 8:,.0f} bytes are estimated for {len(rated)} tensors")
+        context.note(f"{float(price.bits().detach()) / 8:,.0f} bytes are estimated for {len(rated)} tensors")
         self._settle(model, rated, context)
         return model
 
@@ -121,12 +121,11 @@ class _Price:
         self.value = torch.tensor([stage.price if stage.price is not None else FIRST_PRICE, 0.0], device=device)
         self.spent = torch.zeros((), device=device)
 
-    def bits(self, step: int) -> torch.Tensor:
-        noise = float(torch.rand((), generator=self.context.generator("noise", step)))
-        return torch.stack([form.bits(latent_of(target), noise) for target, form in self.rated.items()]).sum()
+    def bits(self) -> torch.Tensor:
+        return torch.stack([form.bits(latent_of(target)) for target, form in self.rated.items()]).sum()
 
     def penalty(self, step: int, steps: int) -> torch.Tensor:
-        bits = self.bits(step)
+        bits = self.bits()
         self.spent = bits.detach() / 8
         risen = min(1.0, step / (self.stage.ramp * steps)) if self.stage.ramp else 1.0
         if self.stage.bytes is None:
@@ -142,7 +141,7 @@ class _Price:
         due = 0 < step <= SETTLED * steps and step * LOOKS // steps > (step - 1) * LOOKS // steps
         if self.stage.error is not None and due:
             found = max(self.context.evaluate(self.model)["error"], self.stage.error / 8)
-            self.value[0].mul_(min(max((self.stage.error / found) ** SLOPE, 0.5), 2.0))
+            self.value[0].mul_(min(max((self.stage.error / found) ** SLOPE, 2 / 3), 1.5))
 
     def _excess(self, risen: float) -> torch.Tensor:
         """Bytes spent over bytes wanted."""
