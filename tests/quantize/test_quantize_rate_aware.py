@@ -166,7 +166,7 @@ TRAIN = {"steps": 300, "lr": 0.01}
 def test_bits_cost_and_what_is_not_worth_them_goes(context):
     files, losses, zeros = [], [], []
     for price in (1e-7, 3e-5, 3e-4):
-        model = stage(price=price, remove=False, finetune=TRAIN).apply(net(), context)
+        model = stage(price=price, remove=False, order=False, finetune=TRAIN).apply(net(), context)
         data, _ = artifact.to_bytes(contents_of(model, Recipe.parse({}), None))
         files.append(len(data))
         losses.append(context.evaluate(model)["loss"])
@@ -177,7 +177,8 @@ def test_bits_cost_and_what_is_not_worth_them_goes(context):
 
 
 def test_units_that_became_zero_are_taken_out_and_nothing_else_changes(context):
-    full, small = (stage(price=3e-4, remove=remove, finetune=TRAIN).apply(net(), context) for remove in (False, True))
+    options = ({"remove": False, "order": False}, {"order": False})
+    full, small = (stage(price=3e-4, finetune=TRAIN, **kept).apply(net(), context) for kept in options)
     alive = (full[0].weight != 0).any(1) & (full[2].weight != 0).any(0)
     assert 0 < int(alive.sum()) < 30 and small[0].weight.shape == (int(alive.sum()), 20)
     assert torch.equal(small[0].weight, full[0].weight[alive]) and torch.equal(

@@ -24,15 +24,8 @@ EXAMPLES = 8
 def remove_dead(model: nn.Module, context: RunContext) -> None:
     """Remove, in place, the channels of every group that no weight makes any more, that no weight reads, or that every
     norm scales by zero. What cannot be removed is told to `context` and stays."""
-    found = next(iter(context.batches("train", 1, EXAMPLES)), None)
-    if found is None:
-        context.note("channels that are zero are not removed, since there is no batch of data to follow the model on")
-        return
-    inputs: Inputs = (found[0], {})
-    try:
-        graph = ChannelGraph(model, inputs)
-    except ModelError as error:
-        context.note(f"channels that are zero are not removed: {error}")
+    graph = followed(model, context, "channels that are zero are not removed")
+    if graph is None:
         return
     dead = {group: dead_units(group, model) for group in graph}
     refused = {g.name: reason for g, units in dead.items() if len(units) and (reason := g.reason or formed(g))}
@@ -45,6 +38,21 @@ def remove_dead(model: nn.Module, context: RunContext) -> None:
         context.note(f"channels that are zero removed: {', '.join(lost)}")
     if done.change > tolerance(tensors_of(model)):
         context.note(f"what they still gave (biases, shifts) changes outputs by {done.change:.1e} of the largest")
+
+
+def followed(model: nn.Module, context: RunContext, otherwise: str) -> ChannelGraph | None:
+    """The channels of the model, seen on a batch of the run's data; None, and a note beginning with `otherwise` where it
+    cannot be followed."""
+    found = next(iter(context.batches("train", 1, EXAMPLES)), None)
+    if found is None:
+        context.note(f"{otherwise}, since there is no batch of data to follow the model on")
+        return None
+    inputs: Inputs = (found[0], {})
+    try:
+        return ChannelGraph(model, inputs)
+    except ModelError as error:
+        context.note(f"{otherwise}: {error}")
+        return None
 
 
 def dead_units(group: Group, model: nn.Module) -> np.ndarray:

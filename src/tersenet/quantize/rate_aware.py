@@ -14,6 +14,7 @@ from tersenet.core.training import Training
 from tersenet.forms import Target, attach, detach, form_of, latent_of, weight_of, weights
 from tersenet.forms.codebook import Precision
 from tersenet.forms.rated import Rated
+from tersenet.graph.arrange import order_alike
 from tersenet.graph.dead import remove_dead
 from tersenet.quantize.signs import match_matrices
 
@@ -51,6 +52,7 @@ class RateAware(Stage):
     ramp: float = Field(0.5, ge=0, lt=1, description="share of the training over which the price rises from zero")
     step: float = Field(0.5, gt=0, description="first step, as a share of the weight's standard deviation")
     remove: bool = Field(True, description="take channels out that are zero in all that makes, scales or reads them")
+    order: bool = Field(True, description="put channels that are alike next to each other, where the coder sees it")
     biases: bool = Field(True, description="the layers' biases as well")
     precision: Precision = Field("float16", description="of the steps")
     finetune: Training = Field(description="the training with bits in its loss")
@@ -83,14 +85,17 @@ class RateAware(Stage):
         return model
 
     def _settle(self, model: nn.Module, rated: dict[Target, Rated], context: RunContext) -> None:
-        """Channels that became zero go, and the forms that stay take the place of those that were trained."""
+        """Channels that became zero go, the others are ordered, and the forms that stay take the place of those that
+        were trained."""
         for target, form in rated.items():
-            if self.remove and form.support is None:
-                detach(target)  # for now: a channel goes only where no form holds it
+            if (self.remove or self.order) and form.support is None:
+                detach(target)  # for now: channels go and move only where no form holds them
             else:
                 attach(target, form.plain(latent_of(target)))
         if self.remove:
             remove_dead(model, context)
+        if self.order:
+            order_alike(model, context)
         forms = {target.name: form for target, form in rated.items()}
         for target in weights(model):
             if target.name in forms and form_of(target) is None:
