@@ -41,7 +41,7 @@ def remove_dead(model: nn.Module, context: RunContext) -> None:
 
 
 def followed(model: nn.Module, context: RunContext, otherwise: str) -> ChannelGraph | None:
-    """The channels of the model, seen on a batch of the run's data; None, and a note beginning with `otherwise` where it
+    """Channels of the model, seen on a batch of the run's data; None, and a note beginning with `otherwise`, where it
     cannot be followed."""
     found = next(iter(context.batches("train", 1, EXAMPLES)), None)
     if found is None:
