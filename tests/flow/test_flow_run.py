@@ -339,3 +339,10 @@ def test_a_file_cannot_ask_for_more_memory_than_it_holds(tmp_path: Path) -> None
     artifact.write(tmp_path / "huge.terse", artifact.Contents(encode_model(nn.Linear(2, 2)), model=huge))
     with pytest.raises(ArtifactError, match="names a model of"):
         tersenet.load(tmp_path / "huge.terse")
+
+
+def test_a_file_may_leave_its_recipe_out(outcome: tersenet.api.Outcome, tmp_path: Path) -> None:
+    plain = artifact.read(outcome.file)
+    bare = tersenet.compress(mlp(), {**SMALL, "code": {"recipe": False}}, three(blobs()), out=tmp_path).file
+    assert plain.recipe and not artifact.read(bare).recipe
+    assert bare.stat().st_size < outcome.file.stat().st_size - 20

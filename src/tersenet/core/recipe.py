@@ -70,6 +70,7 @@ class CodeSpec(Config):
     small_tensors: Literal["float32", "float16"] = Field(
         "float16", description="precision of tensors that no stage touched (biases, norms)"
     )
+    recipe: bool = Field(True, description="the file holds the recipe; else `evaluate` needs --recipe")
 
 
 class Gate(Config):

@@ -38,7 +38,7 @@ def contents_of(
                 f"the file loads into a freshly built model only, since it cannot hold the network's operators: {error}"
             )
 
-    plain = {key: value for key, value in recipe.portable().items() if key != "model"}
+    plain = {key: value for key, value in recipe.portable().items() if key != "model"} if recipe.code.recipe else {}
     return artifact.Contents(
         tensors=ModelCodes(model, recipe.code.small_tensors),
         aliases=aliases(model),
