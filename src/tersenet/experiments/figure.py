@@ -7,7 +7,7 @@ import statistics
 from typing import Any
 
 from tersenet.core.errors import RecipeError
-from tersenet.experiments.table import Row, Table
+from tersenet.experiments.table import Published, Row, Table
 
 LABELS = {"file_bytes": "bytes of the file", "macs": "MACs of one image"}
 
@@ -42,7 +42,7 @@ def figure_of(table: Table, rows: list[dict[str, Any]]) -> bytes | None:
         if table.across == "file_bytes":
             dense = statistics.fmean(100 * run["test_error_dense"] for _, runs in drawn for run in runs)
             axes.axhline(dense, color="0.5", linestyle="--", linewidth=0.8, label="dense, mean")
-            _published(axes, [row for row, _ in drawn])
+            _published(axes, [*(row.published for row, _ in drawn if row.published), *table.records])
             axes.set_ylim(0, min(axes.get_ylim()[1], 6 * dense + 2))
         axes.grid(alpha=0.3, which="both", linewidth=0.5)
         axes.legend(fontsize=8)
@@ -66,10 +66,9 @@ def _mean(runs: list[dict[str, Any]], across: str) -> tuple[float, float]:
     )
 
 
-def _published(axes: Any, rows: list[Row]) -> None:
+def _published(axes: Any, papers: list[Published]) -> None:
     """What papers state with both figures."""
-    papers = dict.fromkeys(row.published for row in rows if row.published is not None)
-    for paper in papers:
+    for paper in dict.fromkeys(papers):
         if paper.bytes is not None and paper.error is not None:
             spot = (paper.bytes, 100 * paper.error)
             axes.plot(*spot, "kx", markersize=6)
