@@ -12,12 +12,14 @@ import argparse
 import io
 import itertools
 import json
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from tersenet import artifact
@@ -26,8 +28,9 @@ from tersenet.core.recipe import CodeSpec, DataSpec, ModelSpec, Recipe, Runtime
 from tersenet.core.stage import parse_stage
 from tersenet.core.training import Training
 from tersenet.data import Splits, load_data
+from tersenet.flow.bounding import bound_file
 from tersenet.flow.context import Context, fabric_for
-from tersenet.flow.load import restore
+from tersenet.flow.load import load
 from tersenet.flow.pack import contents_of
 from tersenet.flow.prepare import register_methods
 from tersenet.models import build
@@ -101,23 +104,29 @@ def measure(net: str, splits: Splits, options: argparse.Namespace, found: dict[s
         found["dense"] = {"": {"bytes": size, **figures_of(scores), "seconds": 0.0}}
     for method in options.methods:
         for setting, stage in METHODS[method].items():
-            if setting in found.setdefault(method, {}):
+            if "bound" in found.setdefault(method, {}).get(setting, {}):
                 continue
-            found[method][setting] = one(net, model, context, stage)
+            found[method][setting] = one(net, model, context, stage, options.data)
             kept()
             print(net, method, setting, found[method][setting], flush=True)
 
 
-def one(net: str, model: nn.Module, context: Context, stage: dict[str, Any]) -> dict[str, float]:
-    """Round, write, read back, evaluate."""
+def one(net: str, model: nn.Module, context: Context, stage: dict[str, Any], data: Path) -> dict[str, float]:
+    """Round, write, read back, evaluate; and what a file of the best code would take at the same weighted error."""
     recipe = Recipe(model={"name": net}, code=CodeSpec(coder="best"))
     context.enter("round", stage)
     start = time.process_time()
     rounded = parse_stage(stage).apply(copied(model), context)
     seconds = time.process_time() - start
-    data, _ = artifact.to_bytes(contents_of(rounded, recipe, None), "best")
-    loaded = restore(artifact.read_bytes(data), net)
-    return {"bytes": len(data), **figures_of(context.evaluate(loaded)), "seconds": round(seconds, 1)}
+    with tempfile.TemporaryDirectory() as folder:
+        file, dense = Path(folder) / "model.terse", Path(folder) / "dense.safetensors"
+        artifact.write(file, contents_of(rounded, recipe, None), "best")
+        save_file(model.state_dict(), dense)
+        scores, size = context.evaluate(load(file)), file.stat().st_size
+        rates = bound_file(file, dense=dense, data=True, overrides=[f"data.path={data / 'mnist'}"]).rates
+    assert rates is not None
+    bound = size - rates.written + rates.shannon
+    return {"bytes": size, "bound": round(bound), **figures_of(scores), "seconds": round(seconds, 1)}
 
 
 def figures_of(scores: dict[str, float]) -> dict[str, float]:
@@ -134,6 +143,8 @@ trained on MNIST for {epochs} epochs, one seed, and then rounded without any fur
 price stated, loss per bit, without and with feedback of errors to later columns and biases, and with dependent
 quantization of 4 or 8 states besides. All files are coded with `best`; bytes are those of the whole file, biases in
 float16 included, and errors those of the model read back from it, on the 5,000 validation images (one image is 0.02 %).
+*bound*: bytes of the file if its weights were coded by the best code there can be for the dense weights at the same
+error, weighted by Fisher information (rate-distortion, ../BOUNDS.md); other weights may do as well with less.
 Calibration: 4,096 training images. Seconds are of one core's time, which other work had to share.
 
 The estimate of the harm is of second order, and each layer's is taken alone. Without feedback, what layers do together
@@ -151,13 +162,13 @@ def page(found: dict[str, Any], epochs: int) -> str:
         dense = methods["dense"][""]
         lines += [f"## {net}", f"Dense: {dense['bytes']:,} bytes, {100 * dense['error']:.2f} % validation error.", ""]
         lines += equal_error(methods, dense["error"])
-        lines += ["| method | setting | bytes | × | error, % | loss | s |", "|---|---|---|---|---|---|---|"]
+        lines += ["| method | setting | bytes | bound | × | error, % | loss | s |", "|---" * 8 + "|"]
         for method in METHODS:
             rows = sorted(methods.get(method, {}).items(), key=lambda pair: -pair[1]["bytes"])
             for setting, row in rows:
                 lines.append(
-                    f"| {method} | {setting} | {row['bytes']:,} | {dense['bytes'] / row['bytes']:.0f} | "
-                    f"{100 * row['error']:.2f} | {row['loss']:.4f} | {row['seconds']:.1f} |"
+                    f"| {method} | {setting} | {row['bytes']:,} | {row.get('bound', 0):,} | "
+                    f"{dense['bytes'] / row['bytes']:.0f} | {100 * row['error']:.2f} | {row['loss']:.4f} | {row['seconds']:.1f} |"
                 )
         lines.append("")
     return "\n".join(lines)
@@ -209,6 +220,10 @@ def figure(found: dict[str, Any]) -> bytes:
                 spots = sorted((row["bytes"], 100 * row["error"]) for row in methods.get(method, {}).values())
                 if spots:
                     axes.plot(*zip(*spots, strict=True), "o-", markersize=4, linewidth=1.2, label=method)
+            known = [row for name in METHODS for row in methods.get(name, {}).values() if "bound" in row]
+            spots = sorted((row["bound"], 100 * row["error"]) for row in known)
+            if spots:
+                axes.plot(*zip(*spots, strict=True), "k.", markersize=3, label="bound of each")
             axes.axhline(dense, color="0.5", linestyle="--", linewidth=0.8, label="dense")
             axes.set(xscale="log", xlabel="bytes of the file", ylabel="validation error, %", title=net)
             axes.set_ylim(0, dense + 4)
