@@ -168,7 +168,8 @@ def page(found: dict[str, Any], epochs: int) -> str:
             for setting, row in rows:
                 lines.append(
                     f"| {method} | {setting} | {row['bytes']:,} | {row.get('bound', 0):,} | "
-                    f"{dense['bytes'] / row['bytes']:.0f} | {100 * row['error']:.2f} | {row['loss']:.4f} | {row['seconds']:.1f} |"
+                    f"{dense['bytes'] / row['bytes']:.0f} | {100 * row['error']:.2f} | {row['loss']:.4f} | "
+                    f"{row['seconds']:.1f} |"
                 )
         lines.append("")
     return "\n".join(lines)
