@@ -65,8 +65,8 @@ METHODS: dict[str, dict[str, dict[str, Any]]] = {
 """Name → setting → stage."""
 
 BOUNDED = ("nearest", "RDOQ")
-"""Where each weight's error stands for itself. With feedback errors are made to cancel, which the bound's measure, squares
-weighted by the diagonal of the Fisher information, takes for far more harm than is done."""
+"""Where each weight's error stands for itself. With feedback errors are made to cancel, which the bound's measure takes
+for far more harm than is done: squares, weighted by the diagonal of the Fisher information."""
 
 RISES = (0.001, 0.002, 0.005, 0.01)
 """Of the validation error over that of the dense network, at which bytes are compared."""
