@@ -18,9 +18,9 @@ Way = Literal["minmax", "percentile", "mse", "entropy"]
 @register_stage("quantize.int8")
 class Int8(Stage):
     """Weights of eight bits with symmetric steps for each output channel; inputs of layers, and what residual sums of
-    images add up, of eight bits with a zero point (Jacob et al. 2018, arXiv 1712.05877); biases corrected (Nagel et al.
-    2019, arXiv 1906.04721, §4.2).
+    images add up, of eight bits with a zero point; biases corrected.
 
+    Integers as in Jacob et al. 2018, arXiv 1712.05877, biases as in Nagel et al. 2019, arXiv 1906.04721, §4.2.
     Of the ways to choose the ranges of inputs, that with the least error on the validation split is taken, with the
     least loss where errors are equal or the task has no classes. Nothing is trained; `tersenet export` writes what
     runtimes compute in integers.

@@ -34,10 +34,10 @@ where the learning rate is low and little moves; and the price rises by error wa
 class RateAware(Stage):
     """Minimise task loss + price · bits: the entropy coder's bits are part of what is trained.
 
-    Oktay et al. 2020, "Scalable Model Compression by Entropy Penalized Reparameterization", arXiv 1906.06624, eq. 2,
-    and Ballé et al. 2017, arXiv 1611.01704, for the estimate of the bits; here on the weights themselves, with one
-    learned step for each, and a density that a context coder can follow (`forms.rated`). What is not worth its bits
-    becomes zero, whole rows and columns too.
+    Oktay et al. 2020, "Scalable Model Compression by Entropy Penalized Reparameterization", arXiv 1906.06624, eq. 2;
+    here on the weights themselves, with one learned step for each, and bits that are counted on the numbers as they
+    are, by row, column and place of a kernel (`forms.rated`). What is not worth its bits becomes zero, whole rows and
+    columns too.
 
     The price rises from zero over the first part of the training. With `bytes` in place of `price` it is adapted so
     that the estimate ends there. With `error` it rises while the validation error is lower and falls while it is
