@@ -25,6 +25,10 @@ stages:
 """
 
 
+ENDLESS = ("--set", "stages.1.finetune.epochs=100000")
+"""For a run that must not end by itself before it is stopped, however busy the machine is."""
+
+
 def start(folder: Path, out: str, *more: str) -> subprocess.Popen[str]:
     code = "import sys, tersenet.flow.context as c; c.SAVE_EVERY = 0.0; from tersenet.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "compress", "r.yaml", "--out", out, *more]
@@ -78,7 +82,7 @@ def test_killed_in_each_phase_and_resumed_gives_the_same_bytes(unbroken: Path) -
 
 
 def test_ctrl_c_says_how_to_go_on(unbroken: Path) -> None:
-    process = start(unbroken, "interrupted")
+    process = start(unbroken, "interrupted", *ENDLESS)
     wait_for(process, unbroken / "interrupted", 1, 3)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
@@ -88,7 +92,7 @@ def test_ctrl_c_says_how_to_go_on(unbroken: Path) -> None:
 
 
 def test_a_second_run_in_the_same_folder_is_refused(unbroken: Path) -> None:
-    first = start(unbroken, "busy")
+    first = start(unbroken, "busy", *ENDLESS)
     wait_for(first, unbroken / "busy", 1, 1)
     second = start(unbroken, "busy")
     _, err = second.communicate()
