@@ -45,9 +45,10 @@ def check_teachers(recipe: Recipe, model: nn.Module, splits: Splits) -> None:
     if recipe.train is not None and recipe.train.teacher is not None and not recipe.train.teacher.files:
         raise RecipeError(NO_FILES)
     files = {file for training in trainings(recipe) if training.teacher for file in training.teacher.files}
+    wanted = _output(copied(model), splits) if files else ()
     for file in sorted(files):
         try:
-            given, wanted = _output(load(Path(file)), splits), _output(copied(model), splits)
+            given = _output(load(Path(file)), splits)
         except (RuntimeError, TypeError, TersenetError) as error:
             raise RecipeError(f"teacher {file}: {error}") from error
         if given != wanted:

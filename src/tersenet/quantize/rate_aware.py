@@ -132,7 +132,7 @@ class _Price:
     def penalty(self, step: int, steps: int) -> torch.Tensor:
         bits = self.bits()
         self.spent = bits.detach() / 8
-        risen = min(1.0, step / (self.stage.ramp * steps)) if self.stage.ramp else 1.0
+        risen = self._risen(step, steps)
         if self.stage.bytes is None:
             return self.value[0] * bits * risen
         return self.value[0] * self._excess(risen).pow(DAMPING) * bits
@@ -141,12 +141,15 @@ class _Price:
         """Where bytes were asked for: from those of the first step down to these over the ramp, evenly in logarithm.
         Where an error was: up while there is room below it."""
         if self.stage.bytes is not None and step > 0:
-            risen = min(1.0, step / (self.stage.ramp * steps)) if self.stage.ramp else 1.0
-            self.value[0].mul_(self._excess(risen).pow(GAIN / steps))
+            self.value[0].mul_(self._excess(self._risen(step, steps)).pow(GAIN / steps))
         due = 0 < step <= SETTLED * steps and step * LOOKS // steps > (step - 1) * LOOKS // steps
         if self.stage.error is not None and due:
             found = max(self.context.evaluate(self.model)["error"], self.stage.error / 8)
             self.value[0].mul_(min(max((self.stage.error / found) ** SLOPE, 2 / 3), 1.5))
+
+    def _risen(self, step: int, steps: int) -> float:
+        """How far along the ramp, from 0 to 1."""
+        return min(1.0, step / (self.stage.ramp * steps)) if self.stage.ramp else 1.0
 
     def _excess(self, risen: float) -> torch.Tensor:
         """Bytes spent over bytes wanted."""
