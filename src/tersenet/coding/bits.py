@@ -28,7 +28,7 @@ class BitWriter:
         self.length += len(bits)
 
     def number(self, value: int, width: int) -> None:
-        self.put(_fields(np.array([value]), np.array([width])))
+        self.put(np.array([value >> place & 1 for place in reversed(range(width))], dtype=np.uint8))
 
     def numbers(self, values: np.ndarray) -> None:
         """A block of integers in [0, 2³¹) in exponential Golomb codes of the best order."""

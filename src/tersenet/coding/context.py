@@ -28,7 +28,7 @@ from tersenet.coding.context_way import (
     read_way,
     write_way,
 )
-from tersenet.coding.histogram import zero_split
+from tersenet.coding.histogram import Histogram, zero_split
 from tersenet.core.code import Symbols
 
 CHUNK = 1 << 20  # entries that share one model
@@ -71,13 +71,14 @@ def _write(name: str, symbols: Symbols) -> Encoded:
     if not len(symbols.values):
         return Encoded(name, b"", 0, 0, 0)
     grid = grid_of(symbols.shape, len(symbols.values))
-    way, streams = _choose(symbols, grid)
+    found = quick_histogram(symbols)
+    way, streams = _choose(symbols, found, grid)
     writer = BitWriter()
     write_way(writer, way, symbols.alphabet)
     if len(streams) > 1:
         writer.numbers(np.array([len(stream) for stream in streams[:-1]]))
     head, coded = writer.bytes(), b"".join(streams)
-    positions, values = zero_split(quick_histogram(symbols)) if symbols.zero else (0.0, 1.0)
+    positions, values = zero_split(found) if symbols.zero else (0.0, 1.0)
     share = round(len(coded) * positions / (positions + values)) if positions + values else 0
     return Encoded(name, head + coded, len(head), share, len(coded) - share)
 
@@ -96,7 +97,7 @@ def _streams(values: np.ndarray, alphabet: int, grid: Grid, way: Way) -> list[by
 # --- choosing -------------------------------------------------------------------------------------------------------
 
 
-def _choose(symbols: Symbols, grid: Grid) -> tuple[Way, list[bytes]]:
+def _choose(symbols: Symbols, found: Histogram, grid: Grid) -> tuple[Way, list[bytes]]:
     """Step by step, the way that takes the fewest bytes for the first rows; and the whole, written in that way."""
     rows = min(grid.rows, max(1, _SAMPLE // grid.columns))
     sample = replace(grid, rows=rows) if grid.columns <= CHUNK else Grid(1, min(CHUNK, _SAMPLE))
@@ -109,7 +110,6 @@ def _choose(symbols: Symbols, grid: Grid) -> tuple[Way, list[bytes]]:
     def best(ways: list[Way]) -> Way:
         return min(ways, key=lambda way: sum(map(len, written(way)))) if len(ways) > 1 else ways[0]
 
-    found = quick_histogram(symbols)
     zeros = int(found.counts[0]) if symbols.zero and found.used[0] == 0 else 0
     grouped = len(symbols.values) > _TINY and zeros >= _SPARSE * len(symbols.values)
     way = best([Way(symbols.zero, negative, grouped=grouped) for negative in likely_negatives(symbols, found)])

@@ -76,9 +76,9 @@ def quick_histogram(symbols: Symbols) -> Histogram:
 
     if symbols.alphabet > _COUNTED or "counted" in vars(symbols):
         return histogram_of(symbols)
-    counts = np.zeros(symbols.alphabet, dtype=np.int64)
+    counts = np.zeros((4, symbols.alphabet), dtype=np.int64)
     count(symbols.values, counts)
-    return from_counts(counts, symbols.alphabet)
+    return from_counts(counts.sum(axis=0), symbols.alphabet)
 
 
 def likely_negatives(symbols: Symbols, found: Histogram) -> list[int]:
