@@ -114,10 +114,12 @@ def likely_lag(numbers: np.ndarray) -> int:
     """
     signs = np.sign(numbers).astype(np.float32)
     columns = signs.shape[1]
-    spectrum = np.fft.rfft(signs, 2 * columns, axis=1)
-    agreement = np.fft.irfft((np.abs(spectrum) ** 2).sum(axis=0))[: min(columns // 2, _MAX_LAG)]
-    if len(agreement) < 8:
+    distances = min(columns // 2, _MAX_LAG)
+    if distances < 8:
         return 0
+    spectrum = np.fft.rfft(signs, 2 * (columns + distances + 1 >> 1), axis=1)  # far enough that nothing wraps around
+    power = np.einsum("rf,rf->f", spectrum.real, spectrum.real) + np.einsum("rf,rf->f", spectrum.imag, spectrum.imag)
+    agreement = np.fft.irfft(power)[:distances]
     standing_out = np.rint(2 * agreement[3:-3] - agreement[:-6] - agreement[6:])
     standing_out[:1] = 0  # a distance of 3 is compared with 0, where all agree
     lag = int(np.argmax(standing_out)) + 3
