@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tersenet.core.errors import RecipeError
 from tersenet.core.load import load_recipe
 from tersenet.experiments import TABLES
+from tersenet.experiments.figure import _curves, figure_of
 from tersenet.experiments.page import page_of, percent
 from tersenet.experiments.reproduce import reproduce
 from tersenet.experiments.table import Published, Row, Table
@@ -119,3 +121,23 @@ def test_every_table_names_recipes_that_are_there(name: str) -> None:
     assert len({row.name for row in rows}) == len(rows)
     for row in rows:
         load_recipe(HERE / "recipes" / row.recipe, row.overrides)
+
+
+def test_the_course_of_every_run_is_drawn_where_the_table_says_so() -> None:
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    table = replace(TOY, figure=True, across="epochs", head="validation error, %")
+    runs = [("small", 0, "3.00, 2.00, 1.00"), ("small", 1, "4.00, 3.00, 2.00"), ("random", 0, "9.00, 8.00")]
+    rows = [{"row": row, "seed": seed, "detail": detail} for row, seed, detail in runs]
+    assert figure_of(table, []) is None
+    drawn = figure_of(table, rows)
+    assert drawn == figure_of(table, rows)
+    assert all(f">{text}</text>".encode() in drawn for text in ("small", "random", "epochs", "A toy"))
+    figure, axes = pyplot.subplots()
+    _curves(axes, table, [(table.rows[0], rows[:2]), (table.rows[1], rows[2:])])
+    assert [line.get_xydata().tolist() for line in axes.lines] == [
+        [[1, 3], [2, 2], [3, 1]],
+        [[1, 4], [2, 3], [3, 2]],
+        [[1, 9], [2, 8]],
+    ]
+    assert len({line.get_color() for line in axes.lines[:2]}) == 1
+    pyplot.close(figure)

@@ -19,6 +19,8 @@ TABLES.register("binary_networks")(
         data="mnist",
         head="validation error by epoch, %",
         detail=_curve,
+        figure=True,
+        across="epochs",
         remark=(
             "3×4096 with batch norm, Adam and squared hinge loss. Binary nets are trained binary from the start, so\n"
             "that their dense error is that of an untrained net. 8 epochs, batches of 500."

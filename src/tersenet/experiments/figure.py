@@ -1,4 +1,5 @@
-"""The figure of a table: error of the file against its bytes or MACs, means over the seeds, published points beside."""
+"""The figure of a table: error of the file against its bytes or MACs, means over the seeds, published points beside; or
+the course of training."""
 
 from __future__ import annotations
 
@@ -9,7 +10,10 @@ from typing import Any
 from tersenet.core.errors import RecipeError
 from tersenet.experiments.table import Published, Row, Table
 
-LABELS = {"file_bytes": "bytes of the file", "macs": "MACs of one image"}
+LABELS = {"file_bytes": "bytes of the file", "macs": "MACs of one image", "epochs": "epochs"}
+
+Drawn = tuple[Row, list[dict[str, Any]]]
+"""A row and its runs, as lines of the CSV."""
 
 
 def figure_of(table: Table, rows: list[dict[str, Any]]) -> bytes | None:
@@ -31,19 +35,7 @@ def figure_of(table: Table, rows: list[dict[str, Any]]) -> bytes | None:
     with matplotlib.rc_context({"svg.hashsalt": "tersenet", "svg.fonttype": "none", "font.size": 9}):
         figure = Figure(figsize=(8, 5), layout="constrained")
         axes = figure.add_subplot()
-        for number, (name, members) in enumerate(_series(drawn).items()):
-            spots = [_mean(runs, table.across) for _, runs in members]
-            style = "o-" if len(members) > 1 else "D"
-            colour = f"C{number % 10}"
-            axes.plot(*zip(*spots, strict=True), style, color=colour, markersize=5, linewidth=1.2, label=name)
-            for (row, _), spot in zip(members, spots, strict=True):
-                axes.annotate(row.mark, spot, (4, 4), textcoords="offset points", fontsize=7, color=colour)
-        axes.set(xscale="log", xlabel=LABELS[table.across], ylabel="test error of the file, %", title=table.title)
-        if table.across == "file_bytes":
-            dense = statistics.fmean(100 * run["test_error_dense"] for _, runs in drawn for run in runs)
-            axes.axhline(dense, color="0.5", linestyle="--", linewidth=0.8, label="dense, mean")
-            _published(axes, [*(row.published for row, _ in drawn if row.published), *table.records])
-            axes.set_ylim(0, min(axes.get_ylim()[1], 6 * dense + 2))
+        (_curves if table.across == "epochs" else _points)(axes, table, drawn)
         axes.grid(alpha=0.3, which="both", linewidth=0.5)
         axes.legend(fontsize=8)
         text = io.BytesIO()
@@ -51,8 +43,34 @@ def figure_of(table: Table, rows: list[dict[str, Any]]) -> bytes | None:
     return text.getvalue()
 
 
-def _series(drawn: list[tuple[Row, list[dict[str, Any]]]]) -> dict[str, list[tuple[Row, list[dict[str, Any]]]]]:
-    found: dict[str, list[tuple[Row, list[dict[str, Any]]]]] = {}
+def _points(axes: Any, table: Table, drawn: list[Drawn]) -> None:
+    for number, (name, members) in enumerate(_series(drawn).items()):
+        spots = [_mean(runs, table.across) for _, runs in members]
+        style = "o-" if len(members) > 1 else "D"
+        colour = f"C{number % 10}"
+        axes.plot(*zip(*spots, strict=True), style, color=colour, markersize=5, linewidth=1.2, label=name)
+        for (row, _), spot in zip(members, spots, strict=True):
+            axes.annotate(row.mark, spot, (4, 4), textcoords="offset points", fontsize=7, color=colour)
+    axes.set(xscale="log", xlabel=LABELS[table.across], ylabel="test error of the file, %", title=table.title)
+    if table.across == "file_bytes":
+        dense = statistics.fmean(100 * run["test_error_dense"] for _, runs in drawn for run in runs)
+        axes.axhline(dense, color="0.5", linestyle="--", linewidth=0.8, label="dense, mean")
+        _published(axes, [*(row.published for row, _ in drawn if row.published), *table.records])
+        axes.set_ylim(0, min(axes.get_ylim()[1], 6 * dense + 2))
+
+
+def _curves(axes: Any, table: Table, drawn: list[Drawn]) -> None:
+    """What `table.detail` says of each run: a figure for each epoch, comma between."""
+    for number, (row, runs) in enumerate(drawn):
+        for run in runs:
+            values = [float(value) for value in run["detail"].split(", ")]
+            label = row.name if run is runs[0] else None
+            axes.plot(range(1, len(values) + 1), values, "o-", color=f"C{number}", markersize=4, label=label)
+    axes.set(xlabel=LABELS[table.across], ylabel=table.head, title=table.title)
+
+
+def _series(drawn: list[Drawn]) -> dict[str, list[Drawn]]:
+    found: dict[str, list[Drawn]] = {}
     for row, runs in drawn:
         found.setdefault(row.series or row.name, []).append((row, runs))
     return found

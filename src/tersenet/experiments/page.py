@@ -27,7 +27,8 @@ def page_of(name: str, table: Table, rows: list[dict[str, Any]]) -> str:
         f"|{' --- |' * len(heads)}",
     ]
     body = [_row(table, row, [each for each in rows if each["row"] == row.name]) for row in table.rows]
-    drawn = ["", f"![Error against {LABELS[table.across]}]({name}.svg)"] if table.figure and rows else []
+    shown = "Validation error" if table.across == "epochs" else "Error"
+    drawn = ["", f"![{shown} against {LABELS[table.across]}]({name}.svg)"] if table.figure and rows else []
     about = [f"- **{row.name}**: {row.about} Recipe `recipes/{row.recipe}`{_with(row)}." for row in table.rows]
     return "\n".join([*head, *body, *drawn, "", *about, "", f"Machine: {'; '.join(machines) or '–'}.", ""])
 

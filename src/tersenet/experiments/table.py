@@ -43,8 +43,8 @@ class Row:
 class Table:
     """`data`: the folder of the data set below `--data`. `detail`: what else the table shows of each run, and its head.
     `remark`: what a reader must know of the runs, such as a schedule that is shorter than the published one. `figure`:
-    whether error against bytes is drawn beside the page. `across`: against what instead. `records`: what else is drawn
-    of what has been published."""
+    whether error against bytes is drawn beside the page. `across`: against what instead; with `epochs`, `detail` gives
+    the errors. `records`: what else is drawn of what has been published."""
 
     title: str
     data: str
@@ -53,7 +53,7 @@ class Table:
     head: str = ""
     remark: str = ""
     figure: bool = False
-    across: Literal["file_bytes", "macs"] = "file_bytes"
+    across: Literal["file_bytes", "macs", "epochs"] = "file_bytes"
     records: tuple[Published, ...] = ()
 
 

@@ -15,8 +15,9 @@ def plain_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def nonzero(model: nn.Module) -> int:
-    """How many entries of the whole state differ from zero."""
-    return sum(int(torch.count_nonzero(tensor)) for tensor in plain_state(model).values())
+    """How many weights differ from zero: of all that is trained, not of statistics that layers keep."""
+    kept = {name for name, _ in model.named_buffers()}
+    return sum(int(torch.count_nonzero(tensor)) for name, tensor in plain_state(model).items() if name not in kept)
 
 
 def counts(tensor: torch.Tensor) -> tuple[int, int]:
