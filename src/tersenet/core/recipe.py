@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, JsonValue, SerializeAsAny, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, SerializeAsAny, model_validator
 
 from tersenet.core.config import Config
 from tersenet.core.errors import RecipeError
@@ -106,6 +106,12 @@ def _stages(value: Any) -> Any:
     return tuple(parse_stage(item, ("stages", index)) for index, item in enumerate(value))
 
 
+def _first_training(training: Training | None) -> Training | None:
+    if training is not None and training.teacher is not None and not training.teacher.files:
+        raise ValueError("'teacher' needs 'files'; before its first training there is no model to learn from")
+    return training
+
+
 class Recipe(Config):
     """From a model and data to a file: train, then each stage in turn, then code and measure.
 
@@ -115,7 +121,7 @@ class Recipe(Config):
 
     model: Annotated[ModelSpec | None, BeforeValidator(_model)] = None
     data: Annotated[DataSpec | None, BeforeValidator(_data)] = None
-    train: Training | None = None
+    train: Annotated[Training | None, AfterValidator(_first_training)] = None
     stages: Annotated[tuple[SerializeAsAny[Stage], ...], BeforeValidator(_stages)] = ()
     code: CodeSpec = CodeSpec()
     gate: Gate = Gate()

@@ -18,19 +18,15 @@ from tersenet.flow.objective import trainings
 from tersenet.train.objectives import output_of
 from tersenet.train.teacher import Teachers
 
-NO_FILES = "train.teacher: needs 'files'; before its first training there is no model to learn from"
-
 
 def teachers_for(training: Training, dense: nn.Module | None, device: torch.device) -> Teachers | None:
     """dense: the model as it was before the first stage, for trainings that name no files."""
     if training.teacher is None:
         return None
-    if not training.teacher.files:
-        if dense is None:
-            raise RecipeError(NO_FILES)
+    models = [load(Path(file)) for file in training.teacher.files]
+    if not models:
+        assert dense is not None, "the recipe refuses a first training without files"
         models = [copied(dense)]
-    else:
-        models = [load(Path(file)) for file in training.teacher.files]
     return Teachers([model.to(device).eval().requires_grad_(False) for model in models], training.teacher)
 
 
@@ -42,8 +38,6 @@ def digests(training: Training) -> dict[str, str]:
 
 def check_teachers(recipe: Recipe, model: nn.Module, splits: Splits) -> None:
     """Raises RecipeError before anything is trained if a file cannot be a teacher of this model."""
-    if recipe.train is not None and recipe.train.teacher is not None and not recipe.train.teacher.files:
-        raise RecipeError(NO_FILES)
     files = {file for training in trainings(recipe) if training.teacher for file in training.teacher.files}
     wanted = _output(copied(model), splits) if files else ()
     for file in sorted(files):
