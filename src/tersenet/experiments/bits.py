@@ -64,7 +64,7 @@ TABLES.register("bits_vgg11")(
         data="cifar10",
         remark=(
             "CIFAR-10 recoded as JPEG. Adam at 3e-4 for every quantizer alike; nothing was chosen for one of them.\n"
-            "One epoch of it costs about half a point by itself, as the row of 8 bits shows beside that without training."
+            "One epoch of it costs about half a point by itself: compare the rows of 8 bits, with training and without."
         ),
         figure=True,
         rows=_rows("bits/vgg11.yaml", 1, 2, (0,)),
