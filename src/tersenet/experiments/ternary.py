@@ -24,8 +24,7 @@ TABLES.register("ternary")(
         remark=(
             "CIFAR-10 is recoded as JPEG here, and the schedule short: 14 epochs dense, 6 ternary (the paper: 200).\n"
             "The gap to our own dense net, trained 6 epochs longer too (row longer), is what can be compared. First\n"
-            "convolution and last layer stay real. Adam at 1e-3 and the 40 % were chosen on validation (SGD at 0.02:\n"
-            "ttq_005 0.6 points worse)."
+            "convolution and last layer stay real. Adam at 1e-3 and the 40 % were chosen on validation."
         ),
         rows=(
             Row(
