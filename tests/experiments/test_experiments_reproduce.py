@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -123,21 +124,30 @@ def test_every_table_names_recipes_that_are_there(name: str) -> None:
         load_recipe(HERE / "recipes" / row.recipe, row.overrides)
 
 
-def test_the_course_of_every_run_is_drawn_where_the_table_says_so() -> None:
-    pyplot = pytest.importorskip("matplotlib.pyplot")
-    table = replace(TOY, figure=True, across="epochs", head="validation error, %")
-    runs = [("small", 0, "3.00, 2.00, 1.00"), ("small", 1, "4.00, 3.00, 2.00"), ("random", 0, "9.00, 8.00")]
-    rows = [{"row": row, "seed": seed, "detail": detail} for row, seed, detail in runs]
-    assert figure_of(table, []) is None
-    drawn = figure_of(table, rows)
-    assert drawn == figure_of(table, rows)
+COURSES = replace(TOY, figure=True, across="epochs", head="validation error, %")
+COURSE_ROWS = [
+    {"row": row, "seed": seed, "detail": detail}
+    for row, seed, detail in (
+        ("small", 0, "3.00, 2.00, 1.00"),
+        ("small", 1, "4.00, 3.00, 2.00"),
+        ("random", 0, "9.00, 8.00"),
+    )
+]
+
+
+def test_the_course_of_every_run_is_a_line_and_those_of_a_row_are_of_one_colour() -> None:
+    axes = Mock()
+    _curves(axes, COURSES, [(COURSES.rows[0], COURSE_ROWS[:2]), (COURSES.rows[1], COURSE_ROWS[2:])])
+    drawn = [list(zip(*call.args[:2], strict=True)) for call in axes.plot.call_args_list]
+    assert drawn == [[(1, 3), (2, 2), (3, 1)], [(1, 4), (2, 3), (3, 2)], [(1, 9), (2, 8)]]
+    first, second, third = (call.kwargs for call in axes.plot.call_args_list)
+    assert first["color"] == second["color"] != third["color"]
+    assert [line["label"] for line in (first, second, third)] == ["small", None, "random"]
+
+
+def test_the_figure_of_courses_is_the_same_for_the_same_rows() -> None:
+    pytest.importorskip("matplotlib")
+    assert figure_of(COURSES, []) is None
+    drawn = figure_of(COURSES, COURSE_ROWS)
+    assert drawn == figure_of(COURSES, COURSE_ROWS)
     assert all(f">{text}</text>".encode() in drawn for text in ("small", "random", "epochs", "A toy"))
-    figure, axes = pyplot.subplots()
-    _curves(axes, table, [(table.rows[0], rows[:2]), (table.rows[1], rows[2:])])
-    assert [line.get_xydata().tolist() for line in axes.lines] == [
-        [[1, 3], [2, 2], [3, 1]],
-        [[1, 4], [2, 3], [3, 2]],
-        [[1, 9], [2, 8]],
-    ]
-    assert len({line.get_color() for line in axes.lines[:2]}) == 1
-    pyplot.close(figure)

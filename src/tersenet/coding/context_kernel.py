@@ -238,18 +238,6 @@ def code_cells(cells, scan, data, decoding):  # type: ignore[no-untyped-def]
 
 
 @loop
-def count(symbols, counts):  # type: ignore[no-untyped-def]
-    """Adds to `counts`, [4, alphabet], how often each symbol occurs at every fourth place. A sum waits for the one
-    before it in the same place of memory, and most symbols are the same, 0."""
-    whole = len(symbols) // 4 * 4
-    for i in range(0, whole, 4):
-        for k in range(4):
-            counts[k, np.uintp(symbols[i + k])] += 1
-    for i in range(whole, len(symbols)):
-        counts[0, symbols[i]] += 1
-
-
-@loop
 def lay_out(symbols, zero, negative, scan, cells):  # type: ignore[no-untyped-def]
     """Writes the numbers that `symbols` (int32) mean to where `scan` finds them; see `context_way.Way`."""
     columns = scan.channels * scan.kernel

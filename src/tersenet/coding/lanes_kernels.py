@@ -14,18 +14,16 @@ _LOW = 1 << 16  # states lie in [2^16, 2^32)
 
 @njit(cache=True, nogil=True)
 def count(values, counts):  # type: ignore[no-untyped-def]
-    """Adds to `counts` (int64 [256]) how often each byte of `values` occurs."""
-    parts = np.zeros((4, 256), np.int64)  # four, so that a run of one byte need not wait for itself
+    """Adds to `counts` (int64 [alphabet]) how often each of `values`, which lie in [0, alphabet), occurs."""
+    parts = np.zeros((4, len(counts)), np.int64)  # four, so that a run of one value need not wait for itself
     whole = len(values) // 4 * 4
     for i in range(0, whole, 4):
-        parts[0, values[i]] += 1
-        parts[1, values[i + 1]] += 1
-        parts[2, values[i + 2]] += 1
-        parts[3, values[i + 3]] += 1
+        for part in range(4):
+            parts[part, np.uintp(values[i + part])] += 1
     for i in range(whole, len(values)):
         parts[0, values[i]] += 1
-    for symbol in range(256):
-        counts[symbol] += parts[0, symbol] + parts[1, symbol] + parts[2, symbol] + parts[3, symbol]
+    for part in range(4):
+        counts += parts[part]
 
 
 @njit(cache=True, nogil=True)
