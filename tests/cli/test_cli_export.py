@@ -40,12 +40,16 @@ def file(folder: Path) -> str:
 
 
 def test_accuracy_in_the_runtime_is_that_of_the_file(file: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["evaluate", file, "--json"]) == 0
-    error = json.loads(capsys.readouterr().out)["error"]
-    session = tersenet.load(file, runtime="onnx", shapes=["1x8x8"])
     (batch,) = load_data(DataSpec.parse({"path": "digits"})).test.batches(10_000)
-    found = float((session(*batch.inputs).argmax(1) != batch.target).float().mean())
-    assert error < 0.1 and abs(found - error) <= 0.005
+    logits = tersenet.load(file, runtime="onnx", shapes=["1x8x8"])(*batch.inputs)
+    told = {}
+    for runtime in (None, "torch", "onnx", "kernels"):
+        assert main(["evaluate", file, "--json", *(["--runtime", runtime] if runtime else [])]) == 0
+        told[runtime] = json.loads(capsys.readouterr().out)
+    assert told[None]["error"] < 0.1
+    assert all(abs(one["error"] - told[None]["error"]) <= 0.005 for one in told.values())
+    loss = float(torch.nn.functional.cross_entropy(logits, batch.target))  # not that of torch: roundings differ
+    assert told["onnx"]["loss"] == pytest.approx(loss, rel=1e-6) != told["torch"]["loss"]
 
 
 def test_export_then_run(file: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,6 +100,7 @@ def test_bench_as_a_page(file: str, folder: Path, capsys: pytest.CaptureFixture[
         (["run", "FILE", "LINE"], "an input of shape [5] has one axis; the first is the batch"),
         (["run", "FILE", "X", "--out", "/nowhere/out.npz"], "cannot be written: no such file or folder"),
         (["run", "FILE", "X", "--runtime", "tpu"], "there is no runtime 'tpu'"),
+        (["evaluate", "FILE", "--runtime", "tpu"], "there is no runtime 'tpu'"),
         (["export", "FILE", "m.xyz", "--input", "1x8x8"], "the ending says the format"),
         (["export", "FILE", "m.onnx", "--input", "1x5x5"], "cannot compute with inputs"),
         (["bench", "FILE", "--batch", "x"], "--batch x: must be whole numbers"),
@@ -119,5 +124,6 @@ def test_a_network_that_torch_defines(tmp_path: Path) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)).eval()
     tersenet.save(model, tmp_path / "m.terse", example=torch.randn(2, 6))
     x = torch.randn(5, 6)
-    session = tersenet.load(tmp_path / "m.terse", runtime="onnx", shapes=["6"])
-    torch.testing.assert_close(session(x), model(x).detach(), rtol=1e-2, atol=1e-2)
+    for shapes in (["6"], []):  # which the file knows, too
+        session = tersenet.load(tmp_path / "m.terse", runtime="onnx", shapes=shapes)
+        torch.testing.assert_close(session(x), model(x).detach(), rtol=1e-2, atol=1e-2)

@@ -95,6 +95,10 @@ def test_a_pruned_model_of_the_user_loads_without_its_source(tmp_path: Path) -> 
         (lambda p: p.pop("output"), "cannot be built"),
         (lambda p: p["constants"].append(["float32", [3], "AAAA"]), "cannot be built"),
         (lambda p: p["constants"].append(["nn", [1], "AAAAAA=="]), "no dtype"),
+        (lambda p: p["inputs"].append(["float32", [-1]]), "no example has the shape"),
+        (lambda p: p["inputs"].append(["float32", [2**20, 2**20]]), "no example has the shape"),
+        (lambda p: p["inputs"].append(["nn", [1]]), "no dtype"),
+        (lambda p: p.update(inputs=2), "cannot be built"),
     ],
 )
 def test_a_graph_that_was_not_written_by_us_is_refused(model: nn.Module, change: Any, message: str) -> None:
@@ -102,6 +106,13 @@ def test_a_graph_that_was_not_written_by_us_is_refused(model: nn.Module, change:
     change(program)
     with pytest.raises(ArtifactError, match=message):
         _again(model, program)
+
+
+def test_the_file_knows_what_an_example_looks_like(model: nn.Module) -> None:
+    image, offset = _again(model, stored(model, (torch.randn(4, 3, 6, 6), torch.randn(4).double()))).example() or ()
+    assert (image.shape, image.dtype) == ((1, 3, 6, 6), torch.float32)
+    assert (offset.shape, offset.dtype) == ((1,), torch.float64)
+    assert _again(nn.Identity(), stored(nn.Identity(), torch.tensor(1.0))).example() is None
 
 
 def test_what_cannot_be_exported_is_said() -> None:

@@ -22,6 +22,7 @@ from tersenet.flow.load import restore, zoo_model
 from tersenet.flow.measuring import machine
 from tersenet.flow.prepare import example_inputs, prepare_model, register_methods
 from tersenet.forms.inputs import CHILD
+from tersenet.graph.program import StoredModel
 from tersenet.measure.profile import Network, beside, costs, profile
 from tersenet.measure.roofline import measure_roof
 from tersenet.measure.timing import layer_seconds
@@ -105,7 +106,10 @@ def _file(path: Path, recipe_path: Path | None, overrides: tuple[str, ...]) -> S
         recipe = _recipe_of(contents, overrides)
     stored = {row.name: row.bytes for row in ledger.rows}
     whole = frozenset(name for name, code in contents.tensors.items() if code.form in WHOLE_NUMBERS)
-    return Subject(path.name, model, example_inputs(recipe), dense, stored, ledger.total, whole)
+    example = example_inputs(recipe)
+    if example is None and isinstance(model, StoredModel):
+        example = model.example()
+    return Subject(path.name, model, example, dense, stored, ledger.total, whole)
 
 
 def _recipe_of(contents: artifact.Contents, overrides: tuple[str, ...]) -> Recipe:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import operator as python
 from collections.abc import Callable, Iterable, Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,16 @@ from tersenet.graph.flow import RULES
 from tersenet.graph.trace import undisturbed
 
 Program = dict[str, Any]
-"""inputs: how many tensors are given. state: names of the parameters and buffers read. constants: other tensors, as
-[dtype, shape, base64 of the bytes]. calls: [operator, arguments, keyword arguments], whose results are numbered on from
-inputs, state and constants. output: the structure that is returned. {"r": n} is value n."""
+"""inputs: the tensors given, as [dtype, shape of one example, or None where there is no batch]. state: names of the
+parameters and buffers read. constants: other tensors, as [dtype, shape, base64 of the bytes]. calls: [operator,
+arguments, keyword arguments], whose results are numbered on from inputs, state and constants. output: the structure
+that is returned. {"r": n} is value n."""
 
 MOST_CONSTANTS = 2**23
 """Bytes of constants in one graph."""
+
+MOST_NUMBERS = 2**28
+"""In one example."""
 
 _ARITHMETIC: dict[str, Callable[..., Any]] = {
     name: getattr(python, name) for name in ("add", "sub", "mul", "floordiv", "mod", "neg", "getitem", "eq", "le", "ge")
@@ -70,7 +75,7 @@ def stored(model: nn.Module, inputs: Any) -> Program:
     values = [numbers[node] for node in program.graph.output_node().args[0][-len(signature.user_outputs) :]]
     output = pytree.tree_unflatten([{"r": value} for value in values], program.call_spec.out_spec)
     return {
-        "inputs": len(given),
+        "inputs": [_example(node.meta["val"]) for node in given],
         "state": [source[node] for node in state],
         "constants": _constants([tensors[str(source[node])] for node in constants]),
         "calls": calls,
@@ -96,6 +101,10 @@ def _twice(value: Any) -> Any:
     """A batch of two: one of a single example would be taken for a size that never changes."""
     one = isinstance(value, torch.Tensor) and value.ndim and value.shape[0] == 1
     return torch.cat([value, value]) if one else value
+
+
+def _example(value: torch.Tensor) -> list[Any]:
+    return [str(value.dtype).removeprefix("torch."), [int(side) for side in value.shape[1:]] if value.ndim else None]
 
 
 def _constant_of(program: torch.export.ExportedProgram, name: str) -> torch.Tensor:
@@ -189,12 +198,13 @@ class StoredModel(nn.Module):
     def _build(self, program: Program, tensors: Mapping[str, torch.Tensor]) -> None:
         for name, tensor in tensors.items():
             _hold(self, name, tensor)
-        self.given, self.state, self.output = int(program["inputs"]), list(program["state"]), program["output"]
+        self.examples = [(_dtype(dtype), None if shape is None else _size(shape)) for dtype, shape in program["inputs"]]
+        self.state, self.output = list(program["state"]), program["output"]
         for name in self.state:
             if name not in tensors:
                 raise ValueError(f"it reads '{name}', which is not stored")
         self.constants = [_tensor(*row) for row in program["constants"]]
-        start = self.given + len(self.state) + len(self.constants)
+        start = len(self.examples) + len(self.state) + len(self.constants)
         self.calls = []
         for number, (name, args, kwargs) in enumerate(program["calls"], start):
             _check(args, number)
@@ -202,10 +212,18 @@ class StoredModel(nn.Module):
             self.calls.append((_operator(name), args, kwargs))
         _check(_flat(self.output), start + len(self.calls))
 
+    def example(self) -> tuple[torch.Tensor, ...] | None:
+        """A batch of one, zeros, of the shapes that the model was stored with; None where an input has no batch. They
+        take no memory, whatever a file says."""
+        shapes = [(dtype, shape) for dtype, shape in self.examples if shape is not None]
+        if len(shapes) < len(self.examples):
+            return None
+        return tuple(torch.zeros((), dtype=dtype).expand(1, *shape) for dtype, shape in shapes)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         given = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if leaf is not None]
-        if len(given) != self.given:
-            raise ModelError(f"the stored model takes {self.given} tensors, not {len(given)}")
+        if len(given) != len(self.examples):
+            raise ModelError(f"the stored model takes {len(self.examples)} tensors, not {len(given)}")
         device = given[0].device if given else torch.device("cpu")
         constants = [tensor.to(device) for tensor in self.constants]
         state = [_held(self, name) for name in self.state]
@@ -234,10 +252,21 @@ def _held(module: nn.Module, name: str) -> Any:
 
 def _tensor(dtype: str, shape: list[int], raw: str) -> torch.Tensor:
     data = bytearray(base64.b64decode(raw, validate=True))
-    kind = getattr(torch, dtype)
-    if not isinstance(kind, torch.dtype):
-        raise ValueError(f"'{dtype}' is no dtype")
+    kind = _dtype(dtype)
     return (torch.frombuffer(data, dtype=kind) if data else torch.empty(0, dtype=kind)).reshape(shape)
+
+
+def _size(shape: list[int]) -> torch.Size:
+    if any(not 0 <= side < 2**31 for side in shape) or prod(shape) > MOST_NUMBERS:
+        raise ValueError(f"no example has the shape {shape}")
+    return torch.Size(shape)
+
+
+def _dtype(name: str) -> torch.dtype:
+    found = getattr(torch, name)
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"'{name}' is no dtype")
+    return found
 
 
 def _check(value: Any, below: int) -> None:
