@@ -14,16 +14,21 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tersenet.core.errors import DataError, ModelError
+import tersenet
+from tersenet import artifact
+from tersenet.core.errors import ArtifactError, DataError, ModelError
 from tersenet.core.recipe import ModelSpec
 from tersenet.core.stage import parse_stage
+from tersenet.flow.pack import graph_of
 from tersenet.forms import Binary, Shared, Ternary, Uniform, attach, match, weight_of
 from tersenet.forms.inputs import LAYERS, InputGrid, install
+from tersenet.graph.program import StoredModel
 from tersenet.models import build
 from tersenet.quantize.int8 import Int8
 from tersenet.quantize.ranges import grid
 from tersenet.runtime.export import export
 from tersenet.runtime.packed import packed
+from tersenet.runtime.plain import plain
 from tersenet.runtime.session import Session
 
 onnx = pytest.importorskip("onnx")
@@ -178,6 +183,31 @@ def test_residual_sums_are_computed_in_integers(tmp_path: Path, toy_context: Any
     left = optimized(found.path, tmp_path)
     assert left["QLinearConv"] == 3 and left["QLinearAdd"] == 2 and not left["Add"] and not left["Relu"]
     assert left["QuantizeLinear"] == 1 and left["Conv"] + left["FusedConv"] + left["QLinearConv"] == 4
+
+
+def test_a_network_without_its_source_is_computed_in_integers_too(tmp_path: Path, toy_context: Any) -> None:
+    torch.manual_seed(0)
+    data = toy_context((torch.randn(8, 3, 12, 12),), torch.zeros(8, 4))
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), Residual(), Residual(), nn.Conv2d(8, 4, 1))
+    model = parse_stage({"method": Int8.method, "ranges": ["minmax"]}).apply(net.eval(), data)
+    tersenet.save(model, tmp_path / "m.terse", example=data.inputs, small_tensors="float32")
+    stored, codes = tersenet.load(tmp_path / "m.terse"), dict(artifact.read(tmp_path / "m.terse").tensors)
+    torch.testing.assert_close(stored(*data.inputs), model(*data.inputs), rtol=0, atol=0)
+    expected = optimized(export(model, data.inputs, tmp_path / "expected.onnx").path, tmp_path)
+    found = export(stored, data.inputs, tmp_path / "found.onnx", codes=codes)
+    assert optimized(found.path, tmp_path) == expected and expected["QLinearAdd"] == 2
+    assert export(stored, data.inputs, tmp_path / "found.pt2").difference < 1e-6
+
+
+@pytest.mark.parametrize(("place", "value"), [(1, {"r": 0}), (1, 0.5), (2, 3), (3, "many"), (3, 2**40)])
+def test_a_file_that_rounds_in_no_known_way_is_refused(place: int, value: Any) -> None:
+    layer = nn.Linear(4, 3)
+    install(layer, InputGrid(0.5, -2, 6))
+    program = graph_of(layer, torch.randn(2, 4))
+    (arguments,) = (call[1] for call in program["calls"] if call[0].startswith("tersenet"))
+    arguments[place] = value
+    with pytest.raises(ArtifactError, match="rounds an input in no way known"):
+        plain(StoredModel(program, layer.state_dict()))
 
 
 class Fire(nn.Module):

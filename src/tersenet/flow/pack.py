@@ -19,6 +19,7 @@ from tersenet.core.version import __version__
 from tersenet.data import Splits
 from tersenet.flow.origin import from_zoo
 from tersenet.forms import ModelCodes, aliases, detach, form_of, weights
+from tersenet.forms.inputs import as_operators
 from tersenet.graph.edits import noted
 from tersenet.graph.program import stored
 
@@ -62,6 +63,7 @@ def graph_of(model: nn.Module, inputs: Any) -> dict[str, Any]:
     for target in weights(plain):
         if form_of(target) is not None:
             detach(target)
+    as_operators(plain)
     return stored(plain, pytree.tree_map(lambda value: value.cpu(), inputs))
 
 

@@ -36,16 +36,47 @@ class InputGrid(nn.Module):
         self.step = nn.Parameter(torch.tensor([step], dtype=torch.float32), requires_grad=learned)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        low = torch.full_like(self.step, self.low, requires_grad=False)
-        step = self.step.abs().clamp(min=torch.finfo(torch.float32).tiny)  # a learned one may have crossed zero
-        features = input[:1].numel()  # of one example, however many there are (Esser et al., §2.2)
-        rounded: torch.Tensor = OnGrid.apply(  # type: ignore[no-untyped-call]
-            input, step, low, self.levels, None, features
-        )
-        return rounded
+        return _on_grid(input, self.step, self.low, self.levels)
 
     def extra_repr(self) -> str:
         return f"levels={self.levels}, low={self.low}"
+
+
+def _on_grid(input: torch.Tensor, step: torch.Tensor, low: int, levels: int) -> torch.Tensor:
+    lows = torch.full_like(step, low, requires_grad=False)
+    steps = step.abs().clamp(min=torch.finfo(torch.float32).tiny)  # a learned one may have crossed zero
+    features = input[:1].numel()  # of one example, however many there are (Esser et al., §2.2)
+    rounded: torch.Tensor = OnGrid.apply(input, steps, lows, levels, None, features)  # type: ignore[no-untyped-call]
+    return rounded
+
+
+@torch.library.custom_op("tersenet::input_grid", mutates_args=())
+def input_grid(input: torch.Tensor, step: torch.Tensor, low: int, levels: int) -> torch.Tensor:
+    """What `InputGrid` computes as one operator, which a stored graph of operators names."""
+    return _on_grid(input, step, low, levels)
+
+
+@input_grid.register_fake
+def _(input: torch.Tensor, step: torch.Tensor, low: int, levels: int) -> torch.Tensor:
+    return torch.empty_like(input)
+
+
+class _Operator(nn.Module):
+    def __init__(self, grid: InputGrid) -> None:
+        super().__init__()
+        self.step, self.low, self.levels = grid.step, grid.low, grid.levels
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = input_grid(input, self.step, self.low, self.levels)
+        return found
+
+
+def as_operators(model: nn.Module) -> None:
+    """Each `InputGrid` of `model` becomes one operator where the model is traced."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, InputGrid):
+                setattr(module, name, _Operator(child))
 
 
 def install(layer: nn.Module, grid: InputGrid) -> None:

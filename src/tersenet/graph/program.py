@@ -136,6 +136,10 @@ def _operator(name: str) -> Callable[..., Any]:
             plain = parts[1].rstrip("_")
             if plain in RULES or plain in _CREATE or parts[1] == "sym_size" or torch.Tag.pointwise in found.tags:
                 return found
+    if len(parts) == 3 and parts[0] == "tersenet":  # operators of ours
+        found = getattr(getattr(torch.ops.tersenet, parts[1], None), parts[2], None)
+        if isinstance(found, torch._ops.OpOverload):
+            return found
     raise ModelError(f"the graph calls the operator '{name}', which a file must not call")
 
 
@@ -219,6 +223,12 @@ class StoredModel(nn.Module):
         if len(shapes) < len(self.examples):
             return None
         return tuple(torch.zeros((), dtype=dtype).expand(1, *shape) for dtype, shape in shapes)
+
+    def held(self, number: int) -> torch.Tensor:
+        """Value `number`, where that is a parameter or a buffer."""
+        names = dict(enumerate(self.state, len(self.examples)))
+        found: torch.Tensor = _held(self, names[number])
+        return found
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         given = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if leaf is not None]

@@ -15,10 +15,9 @@ from tersenet.core.code import Code
 from tersenet.core.disk import replace_file
 from tersenet.core.errors import ArtifactError, ModelError
 from tersenet.forms import encode_model
-from tersenet.forms.inputs import InputGrid
 from tersenet.runtime.extras import needed
 from tersenet.runtime.onnx_file import followed, onnx_model, quietly
-from tersenet.runtime.plain import Inputs, outputs_of, plain
+from tersenet.runtime.plain import Inputs, outputs_of, plain, rounds_inputs
 from tersenet.runtime.session import Session
 
 Type = Literal["float32", "float16", "bfloat16"]
@@ -143,8 +142,7 @@ def _difference(made: _Model, path: Path) -> float:
     found = session(*made.example)
     found = found if isinstance(found, tuple) else (found,)
     worst = max(_relative(one, other) for one, other in zip(found, expected, strict=True))
-    grids = any(isinstance(module, InputGrid) for module in made.model.modules())
-    most = max(TOLERANCE[made.dtype], ROUNDED if grids else 0)
+    most = max(TOLERANCE[made.dtype], ROUNDED if rounds_inputs(made.model) else 0)
     if not worst <= most:
         raise ModelError(f"{session.runtime} computes other outputs than PyTorch: {worst:.2g} of their size apart")
     return worst

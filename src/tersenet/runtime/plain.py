@@ -11,11 +11,12 @@ from torch import nn
 
 from tersenet.core.code import Code
 from tersenet.core.copying import copied
-from tersenet.core.errors import ModelError
+from tersenet.core.errors import ArtifactError, ModelError
 from tersenet.forms import decode, detach, form_of, weights
 from tersenet.forms.form import table
 from tersenet.forms.inputs import InputGrid
 from tersenet.forms.signs import along
+from tersenet.graph.program import StoredModel
 
 Inputs = tuple[torch.Tensor, ...]
 
@@ -50,9 +51,36 @@ def plain(model: nn.Module, *, operators: bool = False) -> nn.Module:
     for module in list(copy.modules()):
         for name, grid in list(module.named_children()):
             if isinstance(grid, InputGrid):
-                byte = operators and grid.levels <= BYTE
-                setattr(module, name, _Operators(grid) if byte else _Rounded(grid))
+                setattr(module, name, _rounding(grid, operators))
+    if isinstance(copy, StoredModel):
+        for number, grid in stored_grids(copy).items():
+            rounding, (_, (input, *_), _) = _rounding(grid, operators), copy.calls[number]
+            copy.add_module(f"input_grid_{number}", rounding)
+            copy.calls[number] = (rounding, [input], {})
     return copy
+
+
+def rounds_inputs(model: nn.Module) -> bool:
+    """Whether some are rounded to steps."""
+    grids = any(isinstance(module, InputGrid) for module in model.modules())
+    return grids or (isinstance(model, StoredModel) and bool(stored_grids(model)))
+
+
+def stored_grids(model: StoredModel) -> dict[int, InputGrid]:
+    """By the number of the call that rounds. Raises ArtifactError where such a call is none that we have written."""
+    found = {}
+    for number, (call, arguments, _) in enumerate(model.calls):
+        if call is torch.ops.tersenet.input_grid.default:
+            try:
+                _, step, low, levels = arguments
+                found[number] = InputGrid(model.held(step["r"]).item(), low, levels)
+            except (TypeError, ValueError, KeyError, RuntimeError, ModelError) as error:
+                raise ArtifactError(f"malformed: the stored graph rounds an input in no way known: {error}") from None
+    return found
+
+
+def _rounding(grid: InputGrid, operators: bool) -> nn.Module:
+    return _Operators(grid) if operators and grid.levels <= BYTE else _Rounded(grid)
 
 
 def levels_of(codes: Mapping[str, Code]) -> list[Levels]:
