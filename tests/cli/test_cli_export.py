@@ -75,6 +75,21 @@ def test_bench_times_dense_beside_compressed(file: str, capsys: pytest.CaptureFi
         assert row["throughput"] == pytest.approx(1e3 * row["batch"] / row["p50"])
 
 
+def test_bench_of_a_network_without_its_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wide, narrow = (torch.nn.Sequential(torch.nn.Linear(6, n), torch.nn.Linear(n, 2)) for n in (40, 4))
+    files = [str(tmp_path / name) for name in ("narrow.terse", "wide.terse")]
+    for model, file in zip((narrow, wide), files, strict=True):
+        tersenet.save(model, file, example=torch.randn(2, 6))
+    arguments = ["bench", files[0], "--runtime", "torch,onnx", "--batch", "3", "--seconds", "0.02", "--json"]
+    assert main(arguments) == 0
+    (alone,) = json.loads(capsys.readouterr().out)
+    assert [row["model"] for row in alone["rows"]] == ["compressed"] * 2 and "--dense" in alone["notes"][0]
+    assert main([*arguments, "--dense", files[1]]) == 0
+    (both,) = json.loads(capsys.readouterr().out)
+    assert [row["model"] for row in both["rows"]] == ["compressed", "dense"] * 2 and not both["notes"]
+    assert both["exported_bytes"]["compressed onnx"] < both["exported_bytes"]["dense onnx"]
+
+
 def test_kernels_run_what_torch_runs(file: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(folder / "k.npy", np.random.default_rng(0).random((3, 1, 8, 8), np.float32))
     outputs = []

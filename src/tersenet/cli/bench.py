@@ -24,18 +24,21 @@ def command(
         typer.Option(metavar="SHAPE", help="of one example, as 3x224x224, or 128:int64; once for each input"),
     ] = None,
     recipe: Annotated[Path | None, typer.Option(help="builds the model of a file that cannot say how")] = None,
+    dense: Annotated[Path | None, typer.Option(help="the dense network as a .terse file")] = None,
     html: Annotated[Path | None, typer.Option(help="a page to write, with bars")] = None,
     json: Json = False,
 ) -> None:
     """Time the compressed network beside the dense one it came from, call by call in turn, in each runtime.
 
-    Dense is the same architecture with float weights, where the file names it. Weights are no matter to its time.
+    Dense is the same architecture with float weights, where the file names it, or what --dense holds. Weights are no
+    matter to its time.
     """
     from tersenet.flow.benching import bench_file
     from tersenet.report.bench import write_bench
 
     batches, counts = _numbers("--batch", batch), _numbers("--threads", threads)
-    found = [bench_file(file, runtime.split(","), batches, counts, seconds, input or (), recipe) for file in files]
+    kinds = runtime.split(",")
+    found = [bench_file(file, kinds, batches, counts, seconds, input or (), recipe, dense) for file in files]
     if html:
         write_bench(found, html)
     if json:

@@ -31,10 +31,12 @@ def bench_file(
     seconds: float,
     shapes: Sequence[str] = (),
     recipe: Path | None = None,
+    dense: Path | None = None,
 ) -> dict[str, Any]:
     """{file, file_bytes, exported_bytes, rows, slower, notes, peak_bytes, machine}: a row for each of dense and
     compressed, runtime, batch and number of threads. With runtime 'kernels' the dense network computes in torch.
 
+    dense: the .terse file of the dense network; None: the same architecture with float weights, if `file` names it.
     Raises TersenetError where the file cannot be loaded, or a runtime is missing or cannot express the model.
     """
     if wrong := next((name for name in runtimes if name not in RUNTIMES), None):
@@ -42,10 +44,13 @@ def bench_file(
     if min(*batches, *threads) < 1 or not seconds > 0:
         raise RecipeError("--batch, --threads and --seconds must be positive")
     found = deployable(file, shapes, recipe)
-    models = {"compressed": found.model, **({"dense": found.dense.eval()} if found.dense is not None else {})}
+    beside = deployable(dense, shapes).model if dense is not None else found.dense
+    models = {"compressed": found.model, **({"dense": beside.eval()} if beside is not None else {})}
     rows: list[dict[str, Any]] = []
     sizes: dict[str, int] = {}
-    notes: list[str] = []
+    notes = (
+        [] if beside is not None else [f"{file} names no dense network to compare with; give the file of one, --dense"]
+    )
     with tempfile.TemporaryDirectory() as folder:
         for runtime in runtimes:
             made = {
