@@ -67,7 +67,8 @@ def _print(found: dict[str, Any]) -> None:
             f"{row['runtime']:9} {row['batch']:>5}  {row['threads']:>7}  {row['model']:10} {row['p50']:>8.3f}  "
             f"{row['p90']:>8.3f}  {row['p99']:>8.3f}  {row['throughput']:>10,.0f}  {row['load']:>7.0f}"
         )
-    print(f"peak memory of this process {found['peak_bytes'] / 2**20:,.0f} MiB")
+    if found["peak_bytes"] is not None:
+        print(f"peak memory of this process {found['peak_bytes'] / 2**20:,.0f} MiB")
     for note in found["notes"]:
         print(f"note: {note}")
     for sentence in found["slower"]:

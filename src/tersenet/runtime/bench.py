@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -70,7 +69,12 @@ def _timing(name: str, runtime: str, batch: int, threads: int, row: list[float],
     return Timing(name, runtime, batch, threads, p50, p90, p99, 1e3 * batch / p50, len(row), load)
 
 
-def peak_bytes() -> int:
-    """The most memory that this process has held so far, all that was loaded for it counted."""
+def peak_bytes() -> int | None:
+    """The most memory that this process has held so far, all that was loaded for it counted; None on Windows, which
+    does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return None
     most: Any = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(most) * (1 if sys.platform == "darwin" else 1024)
