@@ -27,6 +27,7 @@ from tersenet.models import build
 from tersenet.quantize.int8 import Int8
 from tersenet.quantize.ranges import grid
 from tersenet.runtime.export import export
+from tersenet.runtime.memory import peak_bytes
 from tersenet.runtime.packed import packed
 from tersenet.runtime.plain import plain
 from tersenet.runtime.session import Session
@@ -208,6 +209,20 @@ def test_a_file_that_rounds_in_no_known_way_is_refused(place: int, value: Any) -
     arguments[place] = value
     with pytest.raises(ArtifactError, match="rounds an input in no way known"):
         plain(StoredModel(program, layer.state_dict()))
+
+
+def test_memory_is_that_of_the_model(tmp_path: Path) -> None:
+    x, found = np.zeros((1, 2000), np.float32), {}
+    for width in (1, 4000):
+        model = nn.Sequential(nn.Linear(2000, width), nn.Linear(width, 1))
+        path = export(model, (torch.from_numpy(x),), tmp_path / f"{width}.onnx").path
+        found[width] = peak_bytes(path, "onnx", [[x], [np.repeat(x, 2000, 0)]])
+    if found[1] is None or found[4000] is None:
+        pytest.skip("the system does not tell memory")
+    assert found[4000][0] - found[1][0] > 0.9 * 4 * 2000 * 4000  # the weights
+    assert found[4000][1] - found[4000][0] > 0.9 * 4 * 2000 * 4000  # what is between the layers, of 2,000 inputs
+    with pytest.raises(ModelError, match="cannot be watched"):
+        peak_bytes(tmp_path / "4000.onnx", "onnx", [[x[:, :3]]])
 
 
 class Fire(nn.Module):

@@ -57,18 +57,21 @@ def _numbers(option: str, text: str) -> list[int]:
         raise RecipeError(f"{option} {text}: must be whole numbers with commas, as 1,64") from None
 
 
+def _mib(memory: int | None) -> str:
+    return "–" if memory is None else f"{memory / 2**20:,.1f}"
+
+
 def _print(found: dict[str, Any]) -> None:
     print(f"{found['file']}  {found['file_bytes']:,} bytes")
     for name, size in found["exported_bytes"].items():
         print(f"  exported, {name}: {size:,} bytes")
-    print("runtime   batch  threads  model        p50 ms    p90 ms    p99 ms  examples/s  load ms")
+    print("runtime   batch  threads  model        p50 ms    p90 ms    p99 ms  examples/s  load ms  memory MiB")
     for row in found["rows"]:
         print(
             f"{row['runtime']:9} {row['batch']:>5}  {row['threads']:>7}  {row['model']:10} {row['p50']:>8.3f}  "
             f"{row['p90']:>8.3f}  {row['p99']:>8.3f}  {row['throughput']:>10,.0f}  {row['load']:>7.0f}"
+            f"  {_mib(row['memory']):>10}"
         )
-    if found["peak_bytes"] is not None:
-        print(f"peak memory of this process {found['peak_bytes'] / 2**20:,.0f} MiB")
     for note in found["notes"]:
         print(f"note: {note}")
     for sentence in found["slower"]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from tersenet.core.errors import RecipeError
 from tersenet.flow.deployable import Deployable, deployable
 from tersenet.flow.measuring import machine
-from tersenet.runtime.bench import bench, peak_bytes
+from tersenet.runtime.bench import bench
 from tersenet.runtime.export import export
+from tersenet.runtime.memory import peak_bytes
 from tersenet.runtime.plain import plain
 from tersenet.runtime.session import RUNTIMES
 
@@ -33,7 +35,7 @@ def bench_file(
     recipe: Path | None = None,
     dense: Path | None = None,
 ) -> dict[str, Any]:
-    """{file, file_bytes, exported_bytes, rows, slower, notes, peak_bytes, machine}: a row for each of dense and
+    """{file, file_bytes, exported_bytes, rows, slower, notes, machine}: a row for each of dense and
     compressed, runtime, batch and number of threads. With runtime 'kernels' the dense network computes in torch.
 
     dense: the .terse file of the dense network; None: the same architecture with float weights, if `file` names it.
@@ -59,10 +61,12 @@ def bench_file(
             sizes |= {f"{name} {runtime}": one.bytes for name, one in made.items() if one.bytes is not None}
             notes += [note for one in made.values() for note in one.notes]
             sources = {name: one.source for name, one in made.items()}
-            for batch in batches:
-                inputs = [one.numpy() for one in found.inputs(batch)]
+            given = {batch: [one.numpy() for one in found.inputs(batch)] for batch in sorted(batches)}
+            memory = {name: _memory(source, runtime, given, threads[0]) for name, source in sources.items()}
+            for batch, inputs in given.items():
                 for count in threads:
-                    rows += [asdict(row) for row in bench(sources, runtime, inputs, count, seconds)]
+                    timed = bench(sources, runtime, inputs, count, seconds)
+                    rows += [asdict(row) | {"memory": memory[row.model].get(batch)} for row in timed]
     return {
         "file": str(file),
         "file_bytes": file.stat().st_size,
@@ -70,7 +74,6 @@ def bench_file(
         "rows": rows,
         "slower": _slower(rows),
         "notes": notes,
-        "peak_bytes": peak_bytes(),
         "machine": machine(torch.device("cpu")),
     }
 
@@ -98,6 +101,14 @@ def _ready(
     path = folder / f"{name}{'.onnx' if runtime == 'onnx' else '.xml'}"
     exported = export(model, found.inputs(2), path, codes=found.codes if name == "compressed" else {})
     return _Ready(path, exported.bytes, exported.notes)
+
+
+def _memory(
+    source: Path | nn.Module, runtime: str, given: Mapping[int, list[np.ndarray]], threads: int
+) -> dict[int, int]:
+    """Bytes by size of the batch, where the source is a file."""
+    found = peak_bytes(source, runtime, list(given.values()), threads) if isinstance(source, Path) else None
+    return dict(zip(given, found or (), strict=False))
 
 
 def _slower(rows: Sequence[dict[str, Any]]) -> list[str]:

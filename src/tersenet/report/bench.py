@@ -34,11 +34,14 @@ class Case:
 
 @dataclass(frozen=True)
 class View:
-    """One file, ready for the template."""
+    """One file, ready for the template. memory: of the compressed network where it takes the least; memory_of: where,
+    and what dense takes there."""
 
     found: Mapping[str, Any]
     cases: tuple[Case, ...]
     best: Case | None
+    memory: int | None
+    memory_of: str
 
 
 def write_bench(files: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
@@ -59,7 +62,17 @@ def _view(found: Mapping[str, Any]) -> View:
         pairs.setdefault((row["runtime"], row["batch"], row["threads"]), {})[row["model"]] = row
     cases = tuple(_case(*key, models) for key, models in pairs.items())
     known = [case for case in cases if case.ratio is not None]
-    return View(found, cases, max(known, key=lambda case: case.ratio or 0, default=None))
+    best = max(known, key=lambda case: case.ratio or 0, default=None)
+    return View(found, cases, best, *_least_memory(pairs))
+
+
+def _least_memory(pairs: Mapping[tuple[str, int, int], Mapping[str, Row]]) -> tuple[int | None, str]:
+    told = {case: models for case, models in pairs.items() if models["compressed"]["memory"] is not None}
+    if not told:
+        return None, "no runtime was asked that reads files"
+    case = min(told, key=lambda case: told[case]["compressed"]["memory"])
+    dense = f"; dense takes {text.mebibytes(told[case]['dense']['memory'])}" if "dense" in told[case] else ""
+    return told[case]["compressed"]["memory"], f"at most, in {case[0]}, batch {case[1]}{dense}"
 
 
 def _case(runtime: str, batch: int, threads: int, models: Mapping[str, Row]) -> Case:

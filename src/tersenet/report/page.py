@@ -153,7 +153,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     spellings = (text.count, text.size, text.percent, text.points, text.factor, text.decimal, text.bits, text.duration)
-    estimates = (text.joules, text.brief, text.rate, text.significant)
+    estimates = (text.joules, text.brief, text.rate, text.significant, text.mebibytes)
     found.filters.update({function.__name__: function for function in (*spellings, *estimates, text.shape)})
     found.filters["breakable"] = _breakable
     found.globals.update(divide=text.divide, KINDS=KINDS, MISSING=text.MISSING)

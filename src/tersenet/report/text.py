@@ -43,6 +43,11 @@ def size(number: int | None) -> str:
     return MISSING if number is None else f"{number:,}{NBSP}{'byte' if number == 1 else 'bytes'}"
 
 
+def mebibytes(number: int | None) -> str:
+    """7340032 → '7.0 MiB': for memory, which no run repeats to the byte."""
+    return MISSING if number is None else f"{number / 2**20:,.1f}{NBSP}MiB"
+
+
 def tick_size(number: float, step: float) -> str:
     """20000 → '20 kB' (kB = 1,000 bytes): for the ticks of an axis, as are the next two."""
     for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -67,14 +65,3 @@ def bench(
 def _timing(name: str, runtime: str, batch: int, threads: int, row: list[float], load: float) -> Timing:
     p50, p90, p99 = (float(one) for one in np.percentile(row, [50, 90, 99]))
     return Timing(name, runtime, batch, threads, p50, p90, p99, 1e3 * batch / p50, len(row), load)
-
-
-def peak_bytes() -> int | None:
-    """The most memory that this process has held so far, all that was loaded for it counted; None on Windows, which
-    does not tell."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    most: Any = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(most) * (1 if sys.platform == "darwin" else 1024)
