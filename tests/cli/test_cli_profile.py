@@ -98,7 +98,7 @@ def test_rounded_inputs_make_the_arithmetic_that_of_integers(
 
 
 def test_a_file_that_holds_its_operators(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = answer(capsys, str(folder / "graph.terse"), "--input", "6", "--batch", "3")
+    found = answer(capsys, str(folder / "graph.terse"), "--batch", "3")  # the file knows the shape of its input
     assert [(layer["name"], layer["file"]["macs"]) for layer in found["layers"]] == [("0", 72), ("", 0), ("2", 24)]
     assert [layer["file"]["outputs"] for layer in found["layers"]] == [12, 6, 6]
     assert found["file"]["seconds"] > 0 and found["layers"][0]["file"]["seconds"] is None
@@ -134,7 +134,8 @@ def test_text_and_page(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["damaged.terse"], ["damaged.terse", "truncated"]),
         (["text.terse"], ["text.terse", "not a .terse file"]),
         (["plain.terse", "--input", "6"], ["plain.terse", "--recipe"]),
-        (["graph.terse"], ["graph.terse", "--input 3x32x32"]),
+        (["graph.terse", "--input", "7"], ["graph.terse: cannot take an input of 1×7 float32"]),
+        (["lenet_300_100", "--set", "model.kwargs.inputs=64"], ["lenet_300_100", "--input 3x32x32"]),
         (["lenet5", "--input", "1x3x3"], ["lenet5: cannot take an input of 1×1×3×3 float32", "Kernel size"]),
         (["lenet5", "--input", "3x28x28"], ["1×3×28×28"]),
         (["lenet5", "--input", "1x28x28:int8x"], ["--input 1x28x28:int8x", "as 3x224x224"]),

@@ -85,9 +85,11 @@ def _mean(runs: list[dict[str, Any]], across: str) -> tuple[float, float]:
 
 
 def _published(axes: Any, papers: list[Published]) -> None:
-    """What papers state with both figures."""
-    for paper in dict.fromkeys(papers):
-        if paper.bytes is not None and paper.error is not None:
-            spot = (paper.bytes, 100 * paper.error)
-            axes.plot(*spot, "kx", markersize=6)
-            axes.annotate(paper.source, spot, (5, -8), textcoords="offset points", fontsize=7)
+    """What papers state with both figures; names below and above in turn, the last to the left of its point."""
+    known = [(paper.bytes, 100 * paper.error, paper.source) for paper in papers if paper.bytes and paper.error]
+    spots = sorted(set(known))
+    for number, (size, error, source) in enumerate(spots):
+        axes.plot(size, error, "kx", markersize=6)
+        last = number == len(spots) - 1
+        aside = {"xytext": (-5 if last else 5, 5 if number % 2 else -8), "ha": "right" if last else "left"}
+        axes.annotate(source, (size, error), textcoords="offset points", fontsize=7, **aside)
