@@ -28,12 +28,16 @@ class Effort:
     rounds: int
 
 
+SETTLE, TURN = 0.03, 5
+"""Seconds of calls that are not counted in a turn, and how many are."""
+
 Section = Callable[[Effort], Iterator[Any]]
 
 
 def interleaved(calls: Calls, effort: Effort, clock: Callable[[], float] | None = None) -> dict[str, float]:
-    """Median milliseconds of each call, after one that is not counted. clock: seconds; by default those of the
-    processor on this thread where there is but one, so that other work does not count."""
+    """Median milliseconds of each call. Each has its turn again and again: calls that are not counted until the caches
+    are its own and the threads of the one before have stopped to wait in a loop, then some that are. clock: seconds; by
+    default those of the processor on this thread where there is but one, so that other work does not count."""
     clock = clock or (time.perf_counter if torch.get_num_threads() > 1 else time.thread_time)
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
@@ -41,9 +45,13 @@ def interleaved(calls: Calls, effort: Effort, clock: Callable[[], float] | None 
     begun = time.perf_counter()
     while len(next(iter(times.values()))) < effort.rounds or time.perf_counter() - begun < effort.seconds:
         for name, call in calls.items():
-            start = clock()
-            call()
-            times[name].append(1e3 * (clock() - start))
+            settled = time.perf_counter() + SETTLE
+            while time.perf_counter() < settled:
+                call()
+            for _ in range(TURN):
+                start = clock()
+                call()
+                times[name].append(1e3 * (clock() - start))
     return {name: statistics.median(row) for name, row in times.items()}
 
 

@@ -51,8 +51,7 @@ float32, gather, batched matmul of grouped taps and scatter, on kernel maps made
 share its maps; *maps* is the time to make them. *Ungrouped* is the same with a product for each tap. *Dense* is torch's
 convolution, channels last, on the smallest grid that holds all points; at our sites it gave the same. All kernels have
 3 taps along each axis. With one thread, time is that of the processor on that thread; with more it is that of the
-clock. Machine: AMD EPYC (Zen 4, AVX-512, bf16), 2 cores, *shared with other work while this was measured*: read ratios
-rather than times, and expect them to move by a factor of up to two from run to run.
+clock. Machine: AMD EPYC (Zen 4, AVX-512, bf16), 2 cores, nothing else at work but what other guests of the host do.
 
 The scan is synthetic (`benchmarks/point_clouds.py`): rays of 64 beams in 2048 directions end at the ground or at boxes
 along a street, off by 2 cm; a site is a voxel that holds a point. Random sites all have the same chance.
