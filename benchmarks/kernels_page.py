@@ -44,8 +44,8 @@ Written by `python benchmarks/kernels.py`, from `results/kernels.json`. None of 
 Times are medians in milliseconds of calls in turn, within one run, and *faster* is the ratio of two of them: above 1,
 ours is the faster one. Dense is float32. Before timing, all columns of a row gave the same product. With one thread,
 time is that of the processor on that thread; with more it is that of the clock. Calls of one kind follow one another,
-so what fits into the caches stays there: compressed weights often do, and dense ones of these sizes do not. Machine: AMD
-EPYC (Zen 4, AVX-512), 2 cores, nothing else at work but what other guests of the host do.
+so what fits into the caches stays there: compressed weights often do, and dense ones of these sizes do not. Machine:
+AMD EPYC (Zen 4, AVX-512), 2 cores, nothing else at work but what other guests of the host do.
 """
 
 
