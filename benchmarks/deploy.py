@@ -15,17 +15,19 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from deploy_page import COMPRESSED, DENSE, TORCH, Case, Figures, Scores, checks, write
+from sections import TURN, Effort
+from sections import interleaved as in_turn
 
 from tersenet.core.recipe import DataSpec, Recipe
 from tersenet.data import Splits, as_splits, load_data
@@ -45,10 +47,6 @@ INT8 = {"method": "quantize.int8", "batches": 1, "batch_size": 8, "ranges": ["mi
 STAGES = {"vgg16_bn": [{"method": "prune.channels", "ratio": 0.5}, INT8], "mobilenet_v1": [INT8]}
 """What makes the compressed network of one with random weights."""
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "asimddp", "i8mm")
-TURN = 3
-"""Calls of one model that are counted in a turn, after one that is not, in which the caches become its own and the
-waiting threads of the one before go to sleep."""
-
 Name = tuple[str, str]
 """(dense or compressed, runtime)"""
 
@@ -105,17 +103,8 @@ def cases(found: Subject, batches: list[int], threads: list[int], seconds: float
 
 def interleaved(sessions: Mapping[Name, Session], x: np.ndarray, seconds: float, clock: Any) -> dict[Name, float]:
     """Median milliseconds of each; at least three turns."""
-    times: dict[Name, list[float]] = {name: [] for name in sessions}
-    begun, turns = time.perf_counter(), 0
-    while time.perf_counter() - begun < seconds or turns < 3:
-        turns += 1
-        for name, session in sessions.items():
-            session(x)
-            for _ in range(TURN):
-                start = clock()
-                session(x)
-                times[name].append(1e3 * (clock() - start))
-    return {name: statistics.median(row) for name, row in times.items()}
+    calls = {name: partial(session, x) for name, session in sessions.items()}
+    return in_turn(calls, Effort(seconds, 3 * TURN), clock)
 
 
 def test_images(model: str, folder: str) -> Splits:

@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 Calls = dict[str, Callable[[], Any]]
+Name = TypeVar("Name")
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,14 @@ SETTLE, TURN = 0.03, 5
 Section = Callable[[Effort], Iterator[Any]]
 
 
-def interleaved(calls: Calls, effort: Effort, clock: Callable[[], float] | None = None) -> dict[str, float]:
+def interleaved(
+    calls: Mapping[Name, Callable[[], Any]], effort: Effort, clock: Callable[[], float] | None = None
+) -> dict[Name, float]:
     """Median milliseconds of each call. Each has its turn again and again: calls that are not counted until the caches
     are its own and the threads of the one before have stopped to wait in a loop, then some that are. clock: seconds; by
     default those of the processor on this thread where there is but one, so that other work does not count."""
     clock = clock or (time.perf_counter if torch.get_num_threads() > 1 else time.thread_time)
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    times: dict[Name, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
     begun = time.perf_counter()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class Subject:
 
     name: str
     model: nn.Module
-    example: tuple[torch.Tensor, ...] | None
+    example: Callable[[], tuple[torch.Tensor, ...] | None]
     dense: nn.Module | None = None
     stored: Mapping[str, int] | None = None
     file_bytes: int = 0
@@ -88,11 +89,11 @@ def subject_of(target: str, recipe_path: Path | None, overrides: tuple[str, ...]
     if path.suffix in (".yaml", ".yml"):
         recipe = load_recipe(path, overrides)
         with blaming(path):
-            return Subject(path.name, prepare_model(recipe), example_inputs(recipe))
+            return Subject(path.name, prepare_model(recipe), partial(example_inputs, recipe))
     if path.suffix == ".terse" or (path.exists() and target not in MODELS):
         return _file(path, recipe_path, overrides)
     recipe = Recipe.parse(with_overrides({"model": {"name": target}}, overrides))
-    return Subject(target, prepare_model(recipe), example_inputs(recipe))
+    return Subject(target, prepare_model(recipe), partial(example_inputs, recipe))
 
 
 def _file(path: Path, recipe_path: Path | None, overrides: tuple[str, ...]) -> Subject:
@@ -106,10 +107,13 @@ def _file(path: Path, recipe_path: Path | None, overrides: tuple[str, ...]) -> S
         recipe = _recipe_of(contents, overrides)
     stored = {row.name: row.bytes for row in ledger.rows}
     whole = frozenset(name for name, code in contents.tensors.items() if code.form in WHOLE_NUMBERS)
-    example = example_inputs(recipe)
-    if example is None and isinstance(model, StoredModel):
-        example = model.example()
-    return Subject(path.name, model, example, dense, stored, ledger.total, whole)
+    return Subject(path.name, model, lambda: _example(recipe, model), dense, stored, ledger.total, whole)
+
+
+def _example(recipe: Recipe, model: nn.Module) -> tuple[torch.Tensor, ...] | None:
+    """Of the data, for tokens and masks are no noise; else as the file remembers it."""
+    found = example_inputs(recipe)
+    return model.example() if found is None and isinstance(model, StoredModel) else found
 
 
 def _recipe_of(contents: artifact.Contents, overrides: tuple[str, ...]) -> Recipe:
@@ -122,11 +126,12 @@ def inputs_of(subject: Subject, shapes: Sequence[str], batch: int) -> tuple[torc
     if shapes:
         made = [_input(text, batch) for text in shapes]
         return tuple(made)
-    if subject.example is None:
+    example = subject.example()  # which may read data
+    if example is None:
         raise ModelError(
             f"{subject.name}: nothing tells the shape of its input; give that of one example, say --input 3x32x32"
         )
-    return tuple(_drawn(torch.Size((batch, *tensor.shape[1:])), tensor.dtype, tensor) for tensor in subject.example)
+    return tuple(_drawn(torch.Size((batch, *tensor.shape[1:])), tensor.dtype, tensor) for tensor in example)
 
 
 def _input(text: str, batch: int) -> torch.Tensor:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tersenet.core.errors import ModelError
+from tersenet.runtime.extras import needed
 from tersenet.runtime.session import Session
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -38,7 +39,7 @@ def peak_bytes(path: Path, runtime: str, batches: Sequence[Sequence[np.ndarray]]
 
 def report(path: str, runtime: str, inputs: str, threads: str) -> None:
     """In the process that is watched: prints the bytes for each batch, or null, as JSON."""
-    __import__({"onnx": "onnxruntime"}.get(runtime, runtime))  # what is shared by all models does not count
+    needed({"onnx": "onnxruntime"}.get(runtime, runtime), runtime)  # what is shared by all models does not count
     try:
         RESET.write_text("5")
     except OSError:  # where a container forbids it
