@@ -3,15 +3,16 @@
     pip install -c constraints.txt scipy onnx onnxruntime
     python benchmarks/kernels.py [SECTION …] [--threads 2] [--seconds 1.5] [--rounds 7] [--results results/kernels.json]
 
-Sections: eie, xnor, lookup, semi, gpu, lowered, sweep, compile; all of them without a name. Where PyTorch sees no GPU,
-gpu says so and measures nothing. Call by call in turn, so that noise hits all; figures are medians, and ratios those of
-medians within a row. With one thread, time is that which the processor spent on the calling thread, so that a machine
-that others use too can be measured. Weights are random. What is measured goes into the results, and
+Sections: eie, xnor, lookup, semi, gpu, lowered, lowered_alexnet, sweep, compile; all of them without a name. Where
+PyTorch sees no GPU, gpu says so and measures nothing. Call by call in turn, so that noise hits all; figures are
+medians, and ratios those of medians within a row. With one thread, time is that which the processor spent on the
+calling thread, so that a machine that others use too can be measured. Weights are random. What is measured goes into the results, and
 docs/results/kernels.md and its plot are written from them.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -44,6 +45,14 @@ SSL = {  # Wen et al. 2016, tables 1 and 2: filters left of conv1 and conv2, sha
     "LeNet 4": ((2, 21, 2.33), (50, 41, 6.93)),
     "LeNet 5": ((1, 7, 5.19), (50, 14, 10.82)),
 }
+SSL_ALEXNET = {  # Wen et al. 2016, table 4, row 2: shares of filters and of shapes left, published speed-up on a CPU
+    "conv1": ((96, 3, 11, 11), 227, Geometry((11, 11), (4, 4)), 0.906, 1.0, 1.05),
+    "conv2": ((128, 48, 5, 5), 27, Geometry((5, 5), padding=(2, 2)), 0.871, 0.368, 3.37),
+    "conv3": ((384, 256, 3, 3), 13, Geometry((3, 3), padding=(1, 1)), 0.594, 0.231, 6.27),
+    "conv4": ((192, 192, 3, 3), 13, Geometry((3, 3), padding=(1, 1)), 0.531, 0.153, 9.73),
+    "conv5": ((128, 192, 3, 3), 13, Geometry((3, 3), padding=(1, 1)), 1.0, 0.193, 4.93),
+}
+"""Shape, side of the image and geometry; of conv2, conv4 and conv5 one of the two groups, which are alike."""
 rng = np.random.default_rng(0)
 
 
@@ -164,26 +173,50 @@ def semi(effort: Effort) -> Iterator[Row]:
 
 
 def lowered(effort: Effort) -> Iterator[Row]:
-    """LeNet's convolutions as SSL left them; dense beside them, by torch and by the same lowering without removal."""
-    third = replace(effort, seconds=effort.seconds / 3)
+    """LeNet's convolutions as SSL left them."""
     layers = (((20, 1, 5, 5), 28), ((50, 20, 5, 5), 12))
     for net, left in SSL.items():
         for number, ((filters, shapes, published), (shape, size)) in enumerate(zip(left, layers, strict=True), start=1):
-            for batch in (1, 64):
-                weight = rng.standard_normal(shape).astype(np.float32)
-                full = pack_lowered(weight, Geometry((5, 5)))
-                matrix = weight.reshape(len(weight), -1)
-                matrix[rng.permutation(len(matrix))[filters:]] = 0
-                matrix[:, rng.permutation(matrix.shape[1])[shapes:]] = 0
-                kernel = pack_lowered(weight, Geometry((5, 5)))
-                x = rng.standard_normal((batch, shape[1], size, size)).astype(np.float32)
-                calls = {OURS: lambda k=kernel, x=x: k(x), **convolution(weight, x), **onnx("Conv", weight, x)}
-                case = f"{net}, conv{number}: {filters} × {shapes} left"
-                found = row("lowered", case, calls, third, batch=batch)
-                whole = interleaved({OURS: calls[OURS], "dense, lowered": lambda f=full, x=x: f(x)}, third)
-                found.ms["dense, lowered"] = whole["dense, lowered"] * found.ms[OURS] / whole[OURS]
-                found.published = f"{published}×"
-                yield found
+            case = f"{net}, conv{number}: {filters} × {shapes} left"
+            yield from reduced(effort, "lowered", case, shape, size, Geometry((5, 5)), filters, shapes, published)
+
+
+def lowered_alexnet(effort: Effort) -> Iterator[Row]:
+    """AlexNet's, by the shares that SSL left."""
+    for name, (shape, size, geometry, rows, columns, published) in SSL_ALEXNET.items():
+        filters, shapes = round(rows * shape[0]), round(columns * math.prod(shape[1:]))
+        case = f"{name}: {filters} × {shapes} of {shape[0]} × {math.prod(shape[1:])} left"
+        yield from reduced(effort, "lowered_alexnet", case, shape, size, geometry, filters, shapes, published)
+
+
+def reduced(
+    effort: Effort,
+    section: str,
+    case: str,
+    shape: tuple[int, ...],
+    size: int,
+    geometry: Geometry,
+    filters: int,
+    shapes: int,
+    published: float,
+) -> Iterator[Row]:
+    """A convolution with so many filters and filter shapes left; dense beside it, by torch and by the same lowering
+    without removal."""
+    third = replace(effort, seconds=effort.seconds / 3)
+    for batch in (1, 64):
+        weight = rng.standard_normal(shape).astype(np.float32)
+        full = pack_lowered(weight, geometry)
+        matrix = weight.reshape(len(weight), -1)
+        matrix[rng.permutation(len(matrix))[filters:]] = 0
+        matrix[:, rng.permutation(matrix.shape[1])[shapes:]] = 0
+        kernel = pack_lowered(weight, geometry)
+        x = rng.standard_normal((batch, shape[1], size, size)).astype(np.float32)
+        calls = {OURS: lambda k=kernel, x=x: k(x), **convolution(weight, x, geometry)}
+        found = row(section, case, {**calls, **onnx("Conv", weight, x, geometry)}, third, batch=batch)
+        whole = interleaved({OURS: calls[OURS], "dense, lowered": lambda f=full, x=x: f(x)}, third)
+        found.ms["dense, lowered"] = whole["dense, lowered"] * found.ms[OURS] / whole[OURS]
+        found.published = f"{published}×"
+        yield found
 
 
 def sweep(effort: Effort) -> Iterator[Row]:
@@ -225,7 +258,7 @@ def compile_(effort: Effort) -> Iterator[Row]:
 
 
 SECTIONS = {"eie": eie, "xnor": xnor, "lookup": lookup, "semi": semi, "gpu": semi_on_gpu, "lowered": lowered}
-SECTIONS |= {"sweep": sweep, "compile": compile_}
+SECTIONS |= {"lowered_alexnet": lowered_alexnet, "sweep": sweep, "compile": compile_}
 
 
 if __name__ == "__main__":

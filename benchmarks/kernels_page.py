@@ -37,6 +37,7 @@ TITLES = {
     "semi": "2:4",
     "gpu": "2:4 on a GPU: torch's semi-structured tensors beside dense ones of the same type, by the clock",
     "lowered": "Convolutions of LeNet without the rows and columns that SSL removed",
+    "lowered_alexnet": "Convolutions of AlexNet without the shares of rows and columns that SSL removed",
 }
 HEAD = """# Kernels on the compressed form
 

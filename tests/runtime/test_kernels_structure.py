@@ -35,7 +35,7 @@ def two_of_four(rows: int, columns: int, seed: int) -> torch.Tensor:
 @given(
     rows=st.integers(1, 300),
     fours=st.integers(1, 12),
-    batch=st.sampled_from([None, 0, 1, 7, 8, 16, 40]),
+    batch=st.sampled_from([None, 0, 1, 7, 8, 16, 40, 70]),
     seed=st.integers(0, 9),
 )
 def test_two_of_four(rows: int, fours: int, batch: int | None, seed: int) -> None:
@@ -153,6 +153,19 @@ def test_lowered_convolution(
     expected = nn.functional.conv2d(torch.from_numpy(x), torch.from_numpy(weight), None, stride, padding, dilation)
     np.testing.assert_allclose(held(x), expected.numpy(), rtol=1e-4, atol=1e-4)
     assert held.matrix.shape == (np.any(weight, (1, 2, 3)).sum(), np.any(weight, 0).sum())
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+def test_threads_do_not_change_a_lowered_convolution(batch: int) -> None:
+    weight, x = torch.randn(30, 8, 3, 3), torch.randn(batch, 8, 40, 40)
+    weight[[0, 3, 29]] = 0
+    kernel, before = pack_lowered(weight.numpy(), Geometry((3, 3))), torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        found = kernel(x.numpy())
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_allclose(found, nn.functional.conv2d(x, weight).numpy(), rtol=1e-4, atol=1e-4)
 
 
 def test_wrong_filters_and_images_are_refused() -> None:

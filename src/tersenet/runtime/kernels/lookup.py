@@ -20,9 +20,10 @@ from tersenet.forms.codebook import from_tables
 from tersenet.forms.form import stream
 from tersenet.forms.product import LAYOUTS
 from tersenet.runtime.kernels.inputs import as_rows, like, scaled
-from tersenet.runtime.kernels.jit import LANES, add_four, jit
+from tersenet.runtime.kernels.jit import jit
 from tersenet.runtime.kernels.levels import Levels, levels_of
 from tersenet.runtime.kernels.threads import cuts, parts, spread
+from tersenet.runtime.kernels.vectors import LANES, add_four
 
 TABLE = 256
 """Entries of a table of partial sums, where the choice is free: codes of a byte, and a table that stays in cache."""

@@ -1,16 +1,18 @@
 """Convolution as a matrix product, without the rows and columns of the lowered matrix that are all zero.
 
 Wen et al. 2016, "Learning Structured Sparsity in Deep Neural Networks", arXiv 1608.03665, §3.1–3.2 and figure 4: rows
-are filters, columns are filter shapes; what is left is a smaller dense product.
+are filters, columns are filter shapes; what is left is a smaller dense product. The images are not lowered for it. In
+an image with its padding, kept line after line, what a tap sees is the image itself from another place on; with steps
+of more than one the same holds for the image of every such pixel. So each column is read where it lies.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 
 from tersenet.core.code import Code
 from tersenet.core.errors import ModelError
@@ -19,6 +21,7 @@ from tersenet.runtime.kernels.geometry import Geometry
 from tersenet.runtime.kernels.inputs import as_images
 from tersenet.runtime.kernels.jit import jit
 from tersenet.runtime.kernels.threads import cuts, parts, spread
+from tersenet.runtime.kernels.vectors import LANES, block_of_four, block_of_two, copy_lanes
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,17 +49,31 @@ class LoweredConv2d:
         Raises DataError for another shape or type.
         """
         images = as_images(x, self.channels)
-        batch, (down, across) = len(images), self.geometry.output(*images.shape[2:])
-        lowered = np.empty((batch, len(self.columns), down, across), np.float32)
-        shares = cuts(len(self.columns), parts(lowered.size))
-        spread(lower, [(images, self.columns, a, b, lowered, self.geometry.numbers) for a, b in shares])
-        flat = torch.from_numpy(lowered).reshape(batch, len(self.columns), down * across)
-        found = torch.matmul(torch.from_numpy(self.matrix), flat).numpy()
-        if len(self.rows) < self.filters:
-            whole = np.zeros((batch, self.filters, down * across), np.float32)
-            whole[:, self.rows] = found
-            found = whole
-        return found.reshape(batch, self.filters, down, across)
+        down, across = self.geometry.output(*images.shape[2:])
+        out = np.empty((len(images), self.filters, down, across), np.float32)
+        work = len(images) * (self._blocks + 1)
+        shares = cuts(work, parts(len(images) * down * across * self.matrix.size))
+        spread(convolve, [(images, *self._packed, out, self.geometry.numbers, a, b) for a, b in shares])
+        return out
+
+    @property
+    def _blocks(self) -> int:
+        return -(-len(self.rows) // 4)
+
+    @cached_property
+    def _packed(self) -> tuple[np.ndarray, ...]:
+        """Blocks of four rows, a column of a block after the other; the last has two rows where that is enough. Then
+        the filter of each row, those without a row, the channels that are read, and columns as places among these."""
+        height = 2 if 0 < len(self.rows) % 4 < 3 else 4
+        whole = np.zeros((4 * self._blocks, len(self.columns)), np.float32)
+        whole[: len(self.rows)] = self.matrix
+        blocks = np.split(whole, self._blocks) if self._blocks else []
+        flat = [block.T for block in blocks[:-1]] + [block[:height].T for block in blocks[-1:]]
+        channels, taps = np.divmod(self.columns, self.geometry.taps)
+        read, own = np.unique(channels, return_inverse=True)
+        weights = np.concatenate([part.ravel() for part in flat]) if flat else np.zeros(0, np.float32)
+        empty = np.setdiff1d(np.arange(self.filters), self.rows)
+        return weights, self.rows, empty, read, own * self.geometry.taps + taps
 
 
 def pack_lowered(weight: Code | np.ndarray, geometry: Geometry) -> LoweredConv2d:
@@ -71,24 +88,75 @@ def pack_lowered(weight: Code | np.ndarray, geometry: Geometry) -> LoweredConv2d
 
 
 @jit
-def lower(x, columns, start, end, out, numbers):  # type: ignore[no-untyped-def]
-    """out[n, k] [down, across] becomes what the tap of column k sees, zeros outside of the image."""
-    high, wide, step_down, step_across, top, left, far_down, far_across = numbers
-    height, width, across = x.shape[2], x.shape[3], out.shape[3]
-    for n in range(len(x)):
-        for k in range(start, end):
-            channel, tap = divmod(columns[k], high * wide)
-            skip = tap % wide * far_across - left
-            first = min(across, max(0, -(skip // step_across)))  # the window's first place inside, and after its last
-            last = min(across, max(first, (width - 1 - skip) // step_across + 1))
-            for i in range(out.shape[2]):
-                y = i * step_down - top + tap // wide * far_down
-                row = out[n, k, i]
-                if not 0 <= y < height:
-                    row[:] = 0
-                else:
-                    source = x[n, channel, y]
-                    row[:first] = 0
-                    for j in range(first, last):
-                        row[j] = source[j * step_across + skip]
-                    row[last:] = 0
+def convolve(x, weights, rows, empty, read, columns, out, numbers, start, end):  # type: ignore[no-untyped-def]
+    """Work from start to end: for each image one piece for the filters without a row, then one for each block."""
+    high, wide, step_down, step_across, _, _, far_down, far_across = numbers
+    down, across, blocks = out.shape[2], out.shape[3], (len(rows) + 3) // 4
+    lines, line = (high - 1) * far_down // step_down + down, (wide - 1) * far_across // step_across + across
+    tiles = ((down - 1) * line + across + 2 * LANES - 1) // (2 * LANES)
+    places = np.empty(len(columns), np.int64)
+    for k in range(len(columns)):
+        channel, tap = divmod(columns[k], high * wide)
+        y, z = tap // wide * far_down, tap % wide * far_across
+        part = (channel * step_down + y % step_down) * step_across + z % step_across
+        places[k] = (part * lines + y // step_down) * line + z // step_across
+    pixels = np.zeros(len(read) * step_down * step_across * lines * line + 4 * LANES, np.float32)
+    sums = np.empty(4 * tiles * 2 * LANES, np.float32)
+    held = -1
+    for piece in range(start, end):
+        n, block = divmod(piece, blocks + 1)
+        if block == 0:
+            for row in empty:
+                out[n, row] = 0
+            continue
+        if n != held:
+            part_pixels(x[n], read, pixels, lines, line, numbers)
+            held = n
+        first = 4 * (block - 1)
+        height = min(4, len(rows) - first)
+        for tile in range(tiles):
+            at = tile * 2 * LANES
+            if height > 2:
+                block_of_four(sums, at, tiles * 2 * LANES, weights, first * len(columns), pixels, at, places)
+            else:
+                block_of_two(sums, at, tiles * 2 * LANES, weights, first * len(columns), pixels, at, places)
+        for r in range(height):
+            take_lines(sums, r * tiles * 2 * LANES, line, out[n, rows[first + r]])
+
+
+@jit
+def take_lines(sums, begin, line, found):  # type: ignore[no-untyped-def]
+    """found [down, across] is the first numbers of each line of sums. 16 at once, those too many are overwritten by the
+    next line; where there is no room for them, one by one."""
+    down, across = found.shape
+    flat = found.reshape(-1)
+    for i in range(down):
+        done = 0
+        while done < across and i * across + done + LANES <= down * across:
+            copy_lanes(flat, i * across + done, sums, begin + i * line + done)
+            done += LANES
+        for j in range(done, across):
+            flat[i * across + j] = sums[begin + i * line + j]
+
+
+@jit
+def part_pixels(image, read, pixels, lines, line, numbers):  # type: ignore[no-untyped-def]
+    """pixels [channel read, place in a step down, across, lines, line] inside the padding, which stays zero."""
+    _, _, step_down, step_across, top, left, _, _ = numbers
+    height, width = image.shape[1:]
+    whole = step_down == 1 and step_across == 1 and top == 0 and left == 0 and line == width
+    for c in range(len(read)):
+        if whole:
+            source = image[read[c]].reshape(-1)
+            for j in range(lines * line):
+                pixels[c * lines * line + j] = source[j]
+            continue
+        for y in range(min(height, lines * step_down - top)):
+            line_of, source = (y + top) // step_down, image[read[c], y]
+            for b in range(step_across):
+                part = (c * step_down + (y + top) % step_down) * step_across + b
+                begin = (part * lines + line_of) * line
+                first = max(0, (left - b + step_across - 1) // step_across)
+                last = min(line, (width + left - b + step_across - 1) // step_across)
+                for j in range(first, last):
+                    pixels[begin + j] = source[j * step_across + b - left]

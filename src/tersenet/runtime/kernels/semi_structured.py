@@ -18,11 +18,13 @@ from tersenet.forms.form import stream, table
 from tersenet.forms.nm import Packed
 from tersenet.forms.nm import pack as pack_nm
 from tersenet.runtime.kernels.inputs import as_rows, like
-from tersenet.runtime.kernels.jit import LANES, add_four, jit
+from tersenet.runtime.kernels.jit import jit
 from tersenet.runtime.kernels.threads import cuts, parts, spread
+from tersenet.runtime.kernels.vectors import LANES, WIDE, add_four, add_four_wide
 
-BLOCK = 32
-"""Rows whose sums, of 64 inputs side by side, stay in the first cache."""
+BLOCK = 128
+"""Rows done together: their sums, of 64 inputs side by side, fill the first cache; inputs do not fit into it, and are
+read once for all of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +64,13 @@ class SemiStructured:
         return out
 
     def _together(self, x: np.ndarray) -> np.ndarray:
-        """16 inputs side by side."""
-        tiles = -(-len(x) // LANES)
-        filled = np.zeros((tiles * LANES, x.shape[1]), np.float32)
+        """16 or 64 inputs side by side."""
+        lanes = WIDE if len(x) > WIDE // 2 else LANES
+        tiles = -(-len(x) // lanes)
+        filled = np.zeros((tiles * lanes, x.shape[1]), np.float32)
         filled[: len(x)] = x
-        beside = np.ascontiguousarray(filled.reshape(tiles, LANES, -1).transpose(0, 2, 1))
-        out = np.zeros((tiles, self.rows, LANES), np.float32)
+        beside = np.ascontiguousarray(filled.reshape(tiles, lanes, -1).transpose(0, 2, 1))
+        out = np.zeros((tiles, self.rows, lanes), np.float32)
         shares = cuts(self.rows, parts(self.values.size * tiles), BLOCK)
         spread(add_tiles, [(beside, self.values, self.places, a, b, out) for a, b in shares])
         return np.ascontiguousarray(out.transpose(0, 2, 1)).reshape(-1, self.rows)[: len(x)]
@@ -151,7 +154,7 @@ def add_rows(x, values, places, start, end, out):  # type: ignore[no-untyped-def
 
 @jit
 def add_tiles(x, values, places, start, end, out):  # type: ignore[no-untyped-def]
-    """The same for 16 inputs side by side: x [tiles, 8 · blocks, 16], out [tiles, rows, 16]."""
+    """The same for 16 or 64 inputs side by side: x [tiles, 8 · blocks, lanes], out [tiles, rows, lanes]."""
     tiles, padded, lanes = x.shape
     rows, flat, sums = out.shape[1], x.reshape(-1), out.reshape(-1)
     for block in range(start, end, BLOCK):
@@ -165,4 +168,7 @@ def add_tiles(x, values, places, start, end, out):  # type: ignore[no-untyped-de
                     here = tile * padded
                     cells = (here + first, here + second, here + third, here + fourth)
                     read = (cells[0] * lanes, cells[1] * lanes, cells[2] * lanes, cells[3] * lanes)
-                    add_four(sums, (tile * rows + r) * lanes, flat, read, factors)
+                    if lanes == WIDE:
+                        add_four_wide(sums, (tile * rows + r) * WIDE, flat, read, factors)
+                    else:
+                        add_four(sums, (tile * rows + r) * LANES, flat, read, factors)
