@@ -6,8 +6,8 @@
 Sections: eie, xnor, lookup, semi, gpu, lowered, lowered_alexnet, sweep, compile; all of them without a name. Where
 PyTorch sees no GPU, gpu says so and measures nothing. Call by call in turn, so that noise hits all; figures are
 medians, and ratios those of medians within a row. With one thread, time is that which the processor spent on the
-calling thread, so that a machine that others use too can be measured. Weights are random. What is measured goes into the results, and
-docs/results/kernels.md and its plot are written from them.
+calling thread, so that a machine that others use too can be measured. Weights are random. What
+is measured goes into the results, and docs/results/kernels.md and its plot are written from them.
 """
 
 from __future__ import annotations
