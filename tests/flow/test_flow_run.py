@@ -308,10 +308,13 @@ def test_dense_and_file_are_each_measured_on_their_own(tmp_path: Path) -> None:
 
 
 class Counted(Quiet):
-    """How many epochs were trained."""
+    """How many epochs were trained, and what was said."""
 
     def __init__(self) -> None:
-        self.epochs = 0
+        self.epochs, self.said = 0, ""
+
+    def say(self, sentence: str) -> None:
+        self.said += sentence
 
     def epoch(self, log: object) -> None:
         self.epochs += 1
@@ -324,6 +327,7 @@ def test_only_resume_takes_up_what_was_trained_and_only_on_the_same_data(tmp_pat
     def epochs(data: object, resume: bool, out: str = "a") -> int:
         counted = Counted()
         tersenet.compress(mlp(), SMALL, data, out=tmp_path / out, resume=resume, progress=counted)
+        assert ("number of threads" in counted.said) == (resume and counted.epochs > 0)
         return counted.epochs
 
     assert epochs(first, resume=False) == 18

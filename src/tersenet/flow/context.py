@@ -75,8 +75,12 @@ class Context:
         self.calls += 1
         if self.phase == "train":
             self.initial = {t.name: weight_of(t).to("cpu", copy=True) for t in weights(model)}
-        place = f"{self.key}-{self.calls}"
-        training_key = canonical_digest(training.to_dict() | digests(training))
+        place = f"{self.key}-{self.calls}-{canonical_digest(training.to_dict() | digests(training))}"
+        if self.phase == "train" and self.store.only_others(place):
+            self.progress.say(
+                "  from the beginning: no checkpoint is of this model, data, seed, recipe, version"
+                f" and number of threads ({torch.get_num_threads()})"
+            )
         begun = time.perf_counter()
         logs = fit(
             model,
@@ -84,7 +88,7 @@ class Context:
             training,
             self.fabric,
             seed=derive(self.seed, self.phase, self.calls),
-            slot=self.store.slot(f"{place}-{training_key}"),
+            slot=self.store.slot(place),
             save_every=SAVE_EVERY,
             on_step=on_step,
             penalty=penalty,

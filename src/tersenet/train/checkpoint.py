@@ -46,6 +46,11 @@ class CheckpointStore:
     def slot(self, key: str) -> Slot:
         return Slot(None if self.folder is None else self.folder / f"{key}.ckpt")
 
+    def only_others(self, key: str) -> bool:
+        """Whether there are checkpoints, but none under this key."""
+        slot = self.slot(key).path
+        return slot is not None and not slot.exists() and any(slot.parent.glob("*.ckpt"))
+
     def clear(self) -> None:
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
