@@ -73,7 +73,7 @@ TABLES.register("rate_aware_vgg16")(
         figure=True,
         records=VGG16,
         remark=(
-            "A short schedule: 12 epochs dense, 16 with half the channels, 6 with bits in the loss. The first 28 are\n"
+            "A short schedule: 12 epochs dense, 16 with half the channels, 4 with bits in the loss. The first 28 are\n"
             "those of the table `deploy`, whose row `longer` is the dense net trained on; with one --out they are\n"
             "trained once. CIFAR-10 is recoded as JPEG here, which costs a point or two."
         ),
