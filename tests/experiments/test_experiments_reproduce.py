@@ -89,6 +89,20 @@ def test_a_changed_recipe_is_run_again(clone: Path) -> None:
     assert spoken.lines.count("epoch") == 1
 
 
+def test_results_of_other_folders_stay_as_long_as_their_recipes(clone: Path) -> None:
+    reproduce("toy", None, clone / "out", "small", Quiet())
+    first = (clone / "results/toy.csv").read_bytes().splitlines()
+    rows = reproduce("toy", None, clone / "elsewhere", "random", Quiet())
+    assert [row["row"] for row in rows] == ["small", "small", "random"]
+    assert (clone / "results/toy.csv").read_bytes().splitlines()[:3] == first, "kept to the letter"
+    whole, page = (clone / "results/toy.csv").read_bytes(), (clone / "docs/results/toy.md").read_bytes()
+    reproduce("toy", None, clone / "out", "random", Quiet())
+    assert (clone / "docs/results/toy.md").read_bytes().count(b"| 2 |") == page.count(b"| 2 |") == 1
+    assert len((clone / "results/toy.csv").read_bytes().splitlines()) == len(whole.splitlines())
+    (clone / "recipes/toy.yaml").write_text(RECIPE.replace("0.5", "0.6"))
+    assert [row["row"] for row in reproduce("toy", None, clone / "out", "random", Quiet())] == ["random"]
+
+
 def test_what_is_wrong_is_said(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RecipeError, match="matches no row"):
         reproduce("toy", None, clone / "out", "nothing*", Quiet())

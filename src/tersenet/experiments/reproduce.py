@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,16 @@ from tersenet.report import load_record, write_page
 
 RECIPES = Path("recipes")
 RESULTS = Path("results")
+TEXTS = {"row", "data", "detail", "published_detail", "source", "recipe", "overrides", "recipe_hash", "file_digest"}
+TEXTS |= {"machine", "torch"}
+"""Columns of the CSV that are not numbers."""
 
 
 def reproduce(name: str, data: Path | None, out: Path, only: str | None, progress: Progress) -> list[dict[str, Any]]:
     """All runs of a table as plain rows; a run that is finished in `out` is read, one that was stopped is resumed.
 
-    Writes `results/NAME.csv` and `docs/results/NAME.md`, rows that were not run now kept as they are in `out`.
+    Writes `results/NAME.csv` and `docs/results/NAME.md`. Runs that were not asked for are taken from `out`, and what
+    is not there from the results as they were, as long as the recipe is the same.
     Raises RecipeError if it is not called where the recipes are, or no row matches `only`.
     """
     register_methods()
@@ -42,9 +48,12 @@ def reproduce(name: str, data: Path | None, out: Path, only: str | None, progres
     for row in chosen:
         for seed in row.seeds:
             once(table, row, seed, data, out, progress)
-    rows = [line(table, row, record) for row in table.rows for record in finished(table, row, data, out)]
+    path = RESULTS / f"{name}.csv"
+    before = earlier(path)
+    runs = [(row, seed) for row in table.rows for seed in row.seeds]
+    rows = [found for row, seed in runs if (found := known(table, row, seed, data, out, before))]
     RESULTS.mkdir(exist_ok=True)
-    replace_file(RESULTS / f"{name}.csv", as_csv(rows).encode())
+    replace_file(path, as_csv(rows).encode())
     docs = Path("docs/results")
     docs.mkdir(parents=True, exist_ok=True)
     replace_file(docs / f"{name}.md", page_of(name, table, rows).encode())
@@ -83,14 +92,36 @@ def record_in(folder: Path, recipe: Recipe) -> Record | None:
     return record if record.recipe_hash == recipe.digest() else None
 
 
-def finished(table: Table, row: Row, data: Path | None, out: Path) -> list[Record]:
-    found = (record_in(folder_of(row, seed, out), recipe_of(table, row, seed, data)) for seed in row.seeds)
-    return [record for record in found if record is not None]
+def known(
+    table: Table, row: Row, seed: int, data: Path | None, out: Path, before: Mapping[tuple[str, str], dict[str, Any]]
+) -> dict[str, Any] | None:
+    recipe = recipe_of(table, row, seed, data)
+    record = record_in(folder_of(row, seed, out), recipe)
+    if record is not None:
+        return line(table, row, record)
+    found = before.get((row.name, recipe.digest()))
+    return found and found | stated(row)
+
+
+def earlier(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """Lines of the CSV by row and digest of the recipe, of which the seed is a part."""
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        lines = [{key: value(key, text) for key, text in one.items()} for one in csv.DictReader(file)]
+    return {(one["row"], one["recipe_hash"]): one for one in lines}
+
+
+def value(key: str, text: str) -> Any:
+    """As it was before `as_csv`."""
+    if not text:
+        return "" if key == "overrides" else None
+    return text if key in TEXTS else json.loads(text)
 
 
 def line(table: Table, row: Row, record: Record) -> dict[str, Any]:
     """One run as a row of the CSV."""
-    figures, paper = record.figures, row.published
+    figures = record.figures
     return {
         "row": row.name,
         "seed": record.seed,
@@ -108,6 +139,18 @@ def line(table: Table, row: Row, record: Record) -> dict[str, Any]:
         "detail": table.detail(record) if table.detail else None,
         "dense_zstd_bytes": figures.dense_zstd_bytes,
         "seconds": round(figures.total_seconds, 1),
+        **stated(row),
+        "recipe_hash": record.recipe_hash,
+        "file_digest": record.file_digest,
+        "machine": record.machine,
+        "torch": record.versions["torch"],
+    }
+
+
+def stated(row: Row) -> dict[str, Any]:
+    """What the table says of a row, run or not."""
+    paper = row.published
+    return {
         "published_error": paper.error if paper else None,
         "published_bytes": paper.bytes if paper else None,
         "published_ratio": paper.ratio if paper else None,
@@ -115,10 +158,6 @@ def line(table: Table, row: Row, record: Record) -> dict[str, Any]:
         "source": paper.source if paper else "control",
         "recipe": row.recipe,
         "overrides": " ".join(row.overrides),
-        "recipe_hash": record.recipe_hash,
-        "file_digest": record.file_digest,
-        "machine": record.machine,
-        "torch": record.versions["torch"],
     }
 
 
