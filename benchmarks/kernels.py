@@ -6,8 +6,8 @@
 Sections: eie, xnor, lookup, semi, gpu, lowered, lowered_alexnet, sweep, compile; all of them without a name. Where
 PyTorch sees no GPU, gpu says so and measures nothing. Call by call in turn, so that noise hits all; figures are
 medians, and ratios those of medians within a row. With one thread, time is that which the processor spent on the
-calling thread, so that a machine that others use too can be measured. Weights are random. What
-is measured goes into the results, and docs/results/kernels.md and its plot are written from them.
+calling thread, so that a machine that others use too can be measured. Weights are random. What is measured goes into
+the results, and docs/results/kernels.md and its plot are written from them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -172,50 +172,55 @@ def semi(effort: Effort) -> Iterator[Row]:
         yield row("semi", "linear 4096→4096, 2:4", calls, effort, batch=batch, bytes=(kernel.bytes, weight.nbytes))
 
 
+@dataclass(frozen=True)
+class Reduced:
+    """A convolution of which SSL left so many filters and filter shapes, and how many times as fast it was then."""
+
+    title: str
+    shape: tuple[int, ...]
+    side: int
+    geometry: Geometry
+    filters: int
+    shapes: int
+    published: float
+
+
 def lowered(effort: Effort) -> Iterator[Row]:
     """LeNet's convolutions as SSL left them."""
     layers = (((20, 1, 5, 5), 28), ((50, 20, 5, 5), 12))
     for net, left in SSL.items():
-        for number, ((filters, shapes, published), (shape, size)) in enumerate(zip(left, layers, strict=True), start=1):
-            case = f"{net}, conv{number}: {filters} × {shapes} left"
-            yield from reduced(effort, "lowered", case, shape, size, Geometry((5, 5)), filters, shapes, published)
+        for number, (found, (shape, side)) in enumerate(zip(left, layers, strict=True), start=1):
+            title = f"{net}, conv{number}: {found[0]} × {found[1]} left"
+            case = Reduced(title, shape, side, Geometry((5, 5)), *found)
+            yield from reduced("lowered", case, effort)
 
 
 def lowered_alexnet(effort: Effort) -> Iterator[Row]:
     """AlexNet's, by the shares that SSL left."""
-    for name, (shape, size, geometry, rows, columns, published) in SSL_ALEXNET.items():
-        filters, shapes = round(rows * shape[0]), round(columns * math.prod(shape[1:]))
-        case = f"{name}: {filters} × {shapes} of {shape[0]} × {math.prod(shape[1:])} left"
-        yield from reduced(effort, "lowered_alexnet", case, shape, size, geometry, filters, shapes, published)
+    for name, (shape, side, geometry, rows, columns, published) in SSL_ALEXNET.items():
+        whole = math.prod(shape[1:])
+        filters, shapes = round(rows * shape[0]), round(columns * whole)
+        title = f"{name}: {filters} × {shapes} of {shape[0]} × {whole} left"
+        case = Reduced(title, shape, side, geometry, filters, shapes, published)
+        yield from reduced("lowered_alexnet", case, effort)
 
 
-def reduced(
-    effort: Effort,
-    section: str,
-    case: str,
-    shape: tuple[int, ...],
-    size: int,
-    geometry: Geometry,
-    filters: int,
-    shapes: int,
-    published: float,
-) -> Iterator[Row]:
-    """A convolution with so many filters and filter shapes left; dense beside it, by torch and by the same lowering
-    without removal."""
+def reduced(section: str, case: Reduced, effort: Effort) -> Iterator[Row]:
+    """Dense beside it, by torch and by the same lowering without removal."""
     third = replace(effort, seconds=effort.seconds / 3)
     for batch in (1, 64):
-        weight = rng.standard_normal(shape).astype(np.float32)
-        full = pack_lowered(weight, geometry)
+        weight = rng.standard_normal(case.shape).astype(np.float32)
+        full = pack_lowered(weight, case.geometry)
         matrix = weight.reshape(len(weight), -1)
-        matrix[rng.permutation(len(matrix))[filters:]] = 0
-        matrix[:, rng.permutation(matrix.shape[1])[shapes:]] = 0
-        kernel = pack_lowered(weight, geometry)
-        x = rng.standard_normal((batch, shape[1], size, size)).astype(np.float32)
-        calls = {OURS: lambda k=kernel, x=x: k(x), **convolution(weight, x, geometry)}
-        found = row(section, case, {**calls, **onnx("Conv", weight, x, geometry)}, third, batch=batch)
+        matrix[rng.permutation(len(matrix))[case.filters :]] = 0
+        matrix[:, rng.permutation(matrix.shape[1])[case.shapes :]] = 0
+        kernel = pack_lowered(weight, case.geometry)
+        x = rng.standard_normal((batch, case.shape[1], case.side, case.side)).astype(np.float32)
+        calls = {OURS: lambda k=kernel, x=x: k(x), **convolution(weight, x, case.geometry)}
+        found = row(section, case.title, {**calls, **onnx("Conv", weight, x, case.geometry)}, third, batch=batch)
         whole = interleaved({OURS: calls[OURS], "dense, lowered": lambda f=full, x=x: f(x)}, third)
         found.ms["dense, lowered"] = whole["dense, lowered"] * found.ms[OURS] / whole[OURS]
-        found.published = f"{published}×"
+        found.published = f"{case.published}×"
         yield found
 
 

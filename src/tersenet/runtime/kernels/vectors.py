@@ -84,9 +84,9 @@ def _block(height: int) -> Any:
                 for row in range(height):
                     where = builder.gep(weights.data, [builder.add(own, ir.Constant(word, row))])
                     factor = _everywhere(builder, builder.load(where), vector)
-                    for half, own_x in enumerate(seen):
+                    for half, inputs in enumerate(seen):
                         cell = sums[2 * row + half]
-                        term = builder.fmul(own_x, factor, flags=["contract"])
+                        term = builder.fmul(inputs, factor, flags=["contract"])
                         builder.store(builder.fadd(builder.load(cell), term, flags=["contract"]), cell)
             for row in range(height):
                 begin = builder.add(at, builder.mul(apart, ir.Constant(word, row)))
