@@ -147,6 +147,7 @@ def processor() -> str:
 
 def main() -> None:
     options = _options()
+    load = os.getloadavg()[0] / (os.cpu_count() or 1)  # of what else is at work: later this process counts too
     register_methods()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -155,7 +156,6 @@ def main() -> None:
         found = subject(*files, model, folder)
         measured = list(cases(found, options.batch, options.threads, options.seconds))
         said = scores(found, test_images(model, options.data), options.images) if options.data else []
-        load = os.getloadavg()[0] / (os.cpu_count() or 1)
         figures = Figures(model, processor(), round(load, 1), not options.untrained, dict(found.sizes), measured, said)
     for check in checks(figures):
         print(check.line())

@@ -152,7 +152,9 @@ def _svg(series: dict[str, list[Row]]) -> str:
     parts.append(_text(LEFT + 8, _down(y.place(dense)) - 6, "dense torch", "#57606a"))
     for colour, (case, held) in zip(COLOURS, series.items(), strict=False):
         parts.append(_line([(x.place(row.density), y.place(row.ms[OURS])) for row in held], colour))
-        parts.append(_text(LEFT + 8, _down(y.place(held[0].ms[OURS])) - 6, f"{case} of the inputs active", colour))
+        middle = held[len(held) // 2]
+        spot = LEFT + WIDE * x.place(middle.density) / 100 + 6, _down(y.place(middle.ms[OURS])) + 18
+        parts.append(_text(*spot, f"{case} of the inputs active", colour))
         if (at := break_even(held)) is not None:
             across = LEFT + WIDE * x.place(at) / 100
             parts.append(f'<circle cx="{across:.0f}" cy="{_down(y.place(dense)):.0f}" r="5" fill="{colour}"/>')

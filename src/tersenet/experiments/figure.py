@@ -56,7 +56,7 @@ def _points(axes: Any, table: Table, drawn: list[Drawn]) -> None:
         dense = statistics.fmean(100 * run["test_error_dense"] for _, runs in drawn for run in runs)
         axes.axhline(dense, color="0.5", linestyle="--", linewidth=0.8, label="dense, mean")
         _published(axes, [*(row.published for row, _ in drawn if row.published), *table.records])
-        axes.set_ylim(0, min(axes.get_ylim()[1], 6 * dense + 2))
+        axes.set_ylim(0, min(1.05 * axes.get_ylim()[1], 6 * dense + 2))  # names of the highest points need room
 
 
 def _curves(axes: Any, table: Table, drawn: list[Drawn]) -> None:
