@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import tersenet
 from tersenet.cli import main
@@ -63,6 +64,17 @@ def test_export_then_run(file: str, folder: Path, capsys: pytest.CaptureFixture[
         outputs.append(np.array(json.loads(capsys.readouterr().out)["outputs"][0]))
     assert outputs[0].shape == (3, 10)
     np.testing.assert_allclose(*outputs, rtol=0.05, atol=0.05)
+
+
+def test_weights_alone_need_no_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layer = torch.nn.Linear(6, 2)
+    tersenet.save(layer, tmp_path / "layer.terse")
+    (tmp_path / "r.yaml").write_text("model: {factory: 'torch.nn:Linear', kwargs: {in_features: 6, out_features: 2}}")
+    arguments = ["--recipe", str(tmp_path / "r.yaml")]
+    assert main(["export", str(tmp_path / "layer.terse"), str(tmp_path / "w.safetensors"), *arguments]) == 0
+    assert torch.equal(load_file(tmp_path / "w.safetensors")["weight"], layer.weight)
+    assert main(["export", str(tmp_path / "layer.terse"), str(tmp_path / "m.onnx"), *arguments]) == 2
+    assert "nothing tells the shape of its input" in capsys.readouterr().err and not (tmp_path / "m.onnx").exists()
 
 
 def test_bench_times_dense_beside_compressed(file: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2))
     tersenet.save(model, folder / "graph.terse", example=torch.randn(2, 6))
     tersenet.save(model, folder / "plain.terse")
+    (folder / "bare.yaml").write_text("model: {factory: 'torch.nn:Linear', kwargs: {in_features: 6, out_features: 2}}")
     return folder
 
 
@@ -53,6 +54,11 @@ def test_a_model_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert first["bound"] == ("arithmetic" if seconds[0] >= seconds[1] else "weights")
     assert first["dense"]["seconds"] > 0
     assert found["file"] is None and not found["notes"]
+
+
+def test_arguments_of_a_model_of_the_zoo_tell_its_input(capsys: pytest.CaptureFixture[str]) -> None:
+    assert answer(capsys, "lenet_300_100", "--set", "model.kwargs.inputs=64")["inputs"] == ["1×64 float32"]
+    assert answer(capsys, "mobilenet_v1", "--set", "model.kwargs={image: 32}")["inputs"] == ["1×3×32×32 float32"]
 
 
 def test_a_recipe_and_an_input_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,8 +140,8 @@ def test_text_and_page(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["damaged.terse"], ["damaged.terse", "truncated"]),
         (["text.terse"], ["text.terse", "not a .terse file"]),
         (["plain.terse", "--input", "6"], ["plain.terse", "--recipe"]),
+        (["bare.yaml"], ["bare.yaml", "--input 3x32x32"]),
         (["graph.terse", "--input", "7"], ["graph.terse: cannot take an input of 1×7 float32"]),
-        (["lenet_300_100", "--set", "model.kwargs.inputs=64"], ["lenet_300_100", "--input 3x32x32"]),
         (["lenet5", "--input", "1x3x3"], ["lenet5: cannot take an input of 1×1×3×3 float32", "Kernel size"]),
         (["lenet5", "--input", "3x28x28"], ["1×3×28×28"]),
         (["lenet5", "--input", "1x28x28:int8x"], ["--input 1x28x28:int8x", "as 3x224x224"]),

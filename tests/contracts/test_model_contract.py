@@ -100,6 +100,18 @@ def test_with_its_default_arguments_it_takes_the_input_it_is_registered_with(nam
     assert on_meta(name).eval()(images).shape == (2, argument(name, "classes"))
 
 
+@pytest.mark.parametrize(("key", "value"), [("image", 64), ("channels", 2), ("inputs", 48)])
+def test_arguments_that_change_its_input_are_known(name, key, value):
+    if argument(name, key) is None:
+        pytest.skip(f"it takes no {key}")
+    arguments = {key: value}
+    with torch.device("meta"):
+        model = skeleton(ModelSpec(name=name, kwargs=arguments)).eval()
+    shape = input_shape(name, arguments)
+    assert value in shape
+    assert model(torch.empty(2, *shape, device="meta")).shape == (2, argument(name, "classes"))
+
+
 def test_what_is_run_here_is_small_and_differs_from_the_default_in_size_alone(name, model):
     whole = on_meta(name)
     assert sum(p.numel() for p in model.parameters()) < LARGEST

@@ -34,7 +34,8 @@ def command(
     from tersenet.runtime.export import export
 
     found = deployable(file, input or (), recipe)
-    made = export(found.model, found.inputs(2), out, codes=found.codes, opset=opset, dtype=dtype)  # type: ignore[arg-type]
+    inputs = () if out.suffix == ".safetensors" else found.inputs(2)  # nothing runs weights alone
+    made = export(found.model, inputs, out, codes=found.codes, opset=opset, dtype=dtype)  # type: ignore[arg-type]
     if json:
         print_json({**asdict(made), "path": str(made.path)})
         return

@@ -38,16 +38,16 @@ def prepare_model(recipe: Recipe) -> nn.Module:
 def example_inputs(recipe: Recipe) -> tuple[torch.Tensor, ...] | None:
     """One example for the model, or None where nothing tells its shape.
 
-    The zoo knows the shape its models take by default; any other comes from the data, if that can be loaded.
+    The zoo knows the shape its models take by default; any other comes from the data, if that can be loaded, else from
+    the arguments of a model of the zoo.
     """
-    if recipe.model is not None and recipe.model.name is not None and not recipe.model.kwargs:
-        return (torch.zeros(1, *input_shape(recipe.model.name)),)
-    if recipe.data is None:
-        return None
-    try:
-        return tuple(tensor[:1] for tensor in load_data(recipe.data).validation.example().inputs)
-    except DataError:
-        return None
+    named = recipe.model if recipe.model is not None and recipe.model.name is not None else None
+    if recipe.data is not None and not (named and not named.kwargs):
+        try:
+            return tuple(tensor[:1] for tensor in load_data(recipe.data).validation.example().inputs)
+        except DataError:
+            pass  # it may lie elsewhere
+    return (torch.zeros(1, *input_shape(str(named.name), named.kwargs)),) if named else None
 
 
 def run_folder(digest: str, name: str, base: Path = Path("runs")) -> Path:

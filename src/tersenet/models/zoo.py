@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -22,6 +22,9 @@ class ZooEntry:
         return self.builder(**kwargs)
 
 
+INPUTS, CHANNELS, IMAGE = "inputs", "channels", "image"
+"""What arguments are called that change the input of a model: numbers of one example, channels, height and width."""
+
 MODELS: Registry[ZooEntry] = Registry("model")
 
 B = TypeVar("B", bound=Callable[..., nn.Module])
@@ -37,6 +40,10 @@ def register_model(name: str, *, input: tuple[int, ...]) -> Callable[[B], B]:
     return add
 
 
-def input_shape(name: str) -> tuple[int, ...]:
-    """Shape of one example with the model's default arguments, say (1, 28, 28)."""
-    return MODELS[name].input
+def input_shape(name: str, kwargs: Mapping[str, Any] | None = None) -> tuple[int, ...]:
+    """Shape of one example, without the batch axis, say (1, 28, 28), of a model with these arguments."""
+    shape, given = MODELS[name].input, kwargs or {}
+    if INPUTS in given:
+        return (given[INPUTS],)
+    side = given.get(IMAGE)
+    return (given.get(CHANNELS, shape[0]), *((side, side) if side is not None else shape[1:]))

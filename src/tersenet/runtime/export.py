@@ -54,7 +54,8 @@ def export(
     """Write `model` to `path`, whose ending says the format: .onnx, .xml (OpenVINO; weights in .bin beside it), .pt2
     (torch.export) or .safetensors (dense weights alone).
 
-    example: inputs, batch first. codes: the weights as the .terse file holds them; by default as the model's forms say.
+    example: inputs, batch first; not looked at for .safetensors. codes: the weights as the .terse file holds them; by
+    default as the model's forms say.
     dtype: of stored floats; .onnx and .xml compute in float32 all the same. opset: of .onnx.
     Raises ModelError where the format cannot hold the model, or the runtime's outputs are not the model's.
     """
