@@ -82,25 +82,22 @@ def _encode_chunk(values: np.ndarray) -> tuple[bytes, int]:
 
 
 def _decode_chunk(data: bytes | memoryview, out: np.ndarray, alphabet: int) -> None:
-    from tersenet.coding.lanes_kernels import read
+    from tersenet.coding.lanes_kernels import fill, read
 
     m = data[0] + 1 if len(data) else 1
     if len(data) < _least(m) or (len(data) - _least(m)) % 2:
         raise CodingError("a chunk has not the length that its table says")
-    used = np.frombuffer(data, np.uint8, m, 1).astype(np.int64)
-    found = np.frombuffer(data, _WORD, m, 1 + m).astype(np.int64) + 1
-    if np.any(np.diff(used) < 1) or used[-1] >= alphabet or found.sum() != 1 << _BITS:
+    used = np.frombuffer(data, np.uint8, m, 1)
+    found = np.frombuffer(data, _WORD, m, 1 + m).astype(np.uint32) + 1
+    slots = np.empty(1 << _BITS, np.uint32)
+    if used[-1] >= alphabet or not fill(used, found, slots):
         raise CodingError("the frequencies of a chunk make no table")
     states = np.frombuffer(data, _SIZE, _LANES, 1 + 3 * m).astype(np.uint32)
-    words = np.pad(np.frombuffer(data, _WORD, offset=_least(m)).astype(np.uint16), (0, _LANES))
-    if states.min() < 1 << 16 or not read(states, words, _slots(used, found), out):
+    coded = np.frombuffer(data, _WORD, offset=_least(m))
+    words = np.zeros(len(coded) + _LANES, np.uint16)
+    words[: len(coded)] = coded
+    if states.min() < 1 << 16 or not read(states, words, slots, out):
         raise CodingError("the stream of a chunk holds more or less than its symbols")
-
-
-def _slots(used: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """For each q: (f − 1) · 2^20 + (q − c) · 2^8 + symbol."""
-    within = np.arange(1 << _BITS) - np.repeat(np.cumsum(found) - found, found)
-    return np.asarray(np.repeat((found - 1) << 20 | used, found) | within << 8, np.uint32)
 
 
 @dataclass(frozen=True)

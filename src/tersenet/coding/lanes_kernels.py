@@ -98,44 +98,56 @@ def write(values, found, states, words):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
+def fill(used, found, slots):  # type: ignore[no-untyped-def]
+    """slots, uint32 [2^12], per q: (f − 1) · 2^20 + (q − c) · 2^8 + symbol, of the symbols `used` with frequencies
+    `found`. False unless symbols ascend and frequencies sum to 2^12."""
+    begin = 0
+    for i in range(len(used)):
+        f = int(found[i])
+        if begin + f > len(slots) or (i and used[i] <= used[i - 1]):
+            return False
+        for within in range(f):
+            slots[begin + within] = (f - 1) << 20 | within << 8 | used[i]
+        begin += f
+    return begin == len(slots)
+
+
+@njit(cache=True, nogil=True)
 def read(states, words, slots, out):  # type: ignore[no-untyped-def]
     """Fills `out` (uint8). False unless the words end with it, all states where they began.
 
-    slots: per q in [0, 2^12), (f − 1) · 2^20 + (q − c) · 2^8 + symbol. words: uint16, with LANES more after the last.
+    states: uint32 [LANES]. slots: as `fill` writes them. words: uint16, with LANES more after the last.
     """
-    x = np.empty(LANES, np.uint64)
-    for lane in range(LANES):
-        x[lane] = states[lane]
-    place, end = 0, len(words) - LANES
-    whole = len(out) // LANES * LANES
-    for begin in range(0, whole, LANES):
+    a, b, c, d, e, f, g, h = states[0], states[1], states[2], states[3], states[4], states[5], states[6], states[7]
+    place, end, i = np.uintp(0), np.uintp(len(words) - LANES), np.uintp(0)
+    for _ in range(len(out) // LANES):
         if place > end:
             return False
-        for lane in range(LANES):
-            s = x[lane]
-            slot = np.uint64(slots[s & np.uint64(0xFFF)])
-            out[begin + lane] = slot & np.uint64(0xFF)
-            s = ((slot >> np.uint64(20)) + np.uint64(1)) * (s >> np.uint64(BITS)) + (
-                (slot >> np.uint64(8)) & np.uint64(0xFFF)
-            )
-            low = s < np.uint64(_LOW)
-            more = (s << np.uint64(16)) | np.uint64(words[place])
-            x[lane] = more if low else s
-            place += low
+        out[i], a, place = _step(a, slots, words, place)
+        out[i + np.uintp(1)], b, place = _step(b, slots, words, place)
+        out[i + np.uintp(2)], c, place = _step(c, slots, words, place)
+        out[i + np.uintp(3)], d, place = _step(d, slots, words, place)
+        out[i + np.uintp(4)], e, place = _step(e, slots, words, place)
+        out[i + np.uintp(5)], f, place = _step(f, slots, words, place)
+        out[i + np.uintp(6)], g, place = _step(g, slots, words, place)
+        out[i + np.uintp(7)], h, place = _step(h, slots, words, place)
+        i += np.uintp(LANES)
     if place > end:
         return False
-    for lane in range(len(out) - whole):
-        s = x[lane]
-        slot = np.uint64(slots[s & np.uint64(0xFFF)])
-        out[whole + lane] = slot & np.uint64(0xFF)
-        s = ((slot >> np.uint64(20)) + np.uint64(1)) * (s >> np.uint64(BITS)) + (
-            (slot >> np.uint64(8)) & np.uint64(0xFFF)
-        )
-        if s < np.uint64(_LOW):
-            s = (s << np.uint64(16)) | np.uint64(words[place])
-            place += 1
-        x[lane] = s
-    for lane in range(LANES):
-        if x[lane] != np.uint64(_LOW):
-            return False
-    return place == end
+    states[:] = (a, b, c, d, e, f, g, h)
+    for lane in range(len(out) % LANES):
+        out[i + np.uintp(lane)], states[lane], place = _step(states[lane], slots, words, place)
+    return place == end and np.all(states == _LOW)
+
+
+@njit(cache=True, nogil=True)
+def _step(x, slots, words, place):  # type: ignore[no-untyped-def]
+    """Symbol, state and place after it. Unsigned numbers throughout, since an index that may be negative costs a
+    comparison, and states that have names of their own, since an array of them would live in memory."""
+    slot = slots[np.uintp(x & np.uint32(0xFFF))]
+    below = ((slot >> np.uint32(20)) + np.uint32(1)) * (x >> np.uint32(BITS)) + (
+        (slot >> np.uint32(8)) & np.uint32(0xFFF)
+    )
+    low = below < np.uint32(_LOW)
+    more = (below << np.uint32(16)) | np.uint32(words[place])
+    return np.uint8(slot & np.uint32(0xFF)), more if low else below, place + np.uintp(low)
