@@ -74,7 +74,7 @@ def changed(what: str) -> bytes:
     elif what == "a word less":
         words.pop()
     elif what == "another last word":
-        words[-1] ^= 1
+        words[-1] ^= 1 << 7  # the number of words stays right, only the last state is another
     elif what == "no words":
         words.clear()
     elif what == "another state":
