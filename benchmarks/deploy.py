@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from deploy_page import COMPRESSED, DENSE, TORCH, Case, Figures, Scores, checks, write
+from deploy_page import COMPRESSED, DENSE, TITLES, TORCH, Case, Figures, Scores, checks, write
 from sections import TURN, Effort
 from sections import interleaved as in_turn
 
@@ -55,7 +55,7 @@ Name = tuple[str, str]
 class Subject:
     """One network, dense and compressed, each exported for each runtime."""
 
-    model: str
+    shape: tuple[int, ...]
     sources: Mapping[Name, Any]
     sizes: Mapping[str, int]
 
@@ -69,9 +69,9 @@ def untrained(model: str, folder: Path) -> tuple[Path, Path]:
     return made[0].file, made[1].file
 
 
-def subject(dense: Path, compressed: Path, model: str, folder: Path) -> Subject:
-    shape = ["x".join(map(str, input_shape(model)))]
-    found = {DENSE: deployable(dense, shape), COMPRESSED: deployable(compressed, shape)}
+def subject(dense: Path, compressed: Path, shape: tuple[int, ...], folder: Path) -> Subject:
+    given = ["x".join(map(str, shape))]
+    found = {DENSE: deployable(dense, given), COMPRESSED: deployable(compressed, given)}
     sources: dict[Name, Any] = {}
     sizes = {DENSE: dense.stat().st_size, COMPRESSED: compressed.stat().st_size}
     for kind, one in found.items():
@@ -79,7 +79,7 @@ def subject(dense: Path, compressed: Path, model: str, folder: Path) -> Subject:
             sources[kind, runtime] = _exported(one, folder / f"{kind}{ending}") if ending else plain(one.model)
         sizes[f"{kind}.onnx"] = (folder / f"{kind}.onnx").stat().st_size
         sizes[f"{kind}.xml, .bin"] = sum((folder / f"{kind}.{part}").stat().st_size for part in ("xml", "bin"))
-    return Subject(model, sources, sizes)
+    return Subject(shape, sources, sizes)
 
 
 def _exported(found: Deployable, path: Path) -> Path:
@@ -89,12 +89,11 @@ def _exported(found: Deployable, path: Path) -> Path:
 
 
 def cases(found: Subject, batches: list[int], threads: list[int], seconds: float) -> Iterator[Case]:
-    shape = input_shape(found.model)
     for count in threads:
         torch.set_num_threads(count)
         sessions = {name: Session(source, threads=count) for name, source in found.sources.items()}
         for batch in batches:
-            x = np.random.default_rng(0).standard_normal((batch, *shape)).astype(np.float32)
+            x = np.random.default_rng(0).standard_normal((batch, *found.shape)).astype(np.float32)
             ms = interleaved(sessions, x, seconds, time.perf_counter if count > 1 else time.process_time)
             case = Case(batch, count, {f"{kind}, {runtime}": value for (kind, runtime), value in ms.items()})
             print(f"batch {batch}, {count} threads:", {name: round(value, 2) for name, value in case.ms.items()})
@@ -107,9 +106,9 @@ def interleaved(sessions: Mapping[Name, Session], x: np.ndarray, seconds: float,
     return in_turn(calls, Effort(seconds, 3 * TURN), clock)
 
 
-def test_images(model: str, folder: str) -> Splits:
-    if model == "mobilenet_v1":
-        return enlarged(folder, input_shape(model)[1])
+def test_images(shape: tuple[int, ...], folder: str) -> Splits:
+    if shape[1] > 32:
+        return enlarged(folder, shape[1])
     return load_data(DataSpec(path=folder))  # a tenth held out, as in training: statistics are of the rest
 
 
@@ -153,9 +152,9 @@ def main() -> None:
         folder = Path(name)
         model = options.untrained or options.model
         files = untrained(model, folder) if options.untrained else (options.dense, options.compressed)
-        found = subject(*files, model, folder)
+        found = subject(*files, input_shape(model.partition(":")[0]), folder)
         measured = list(cases(found, options.batch, options.threads, options.seconds))
-        said = scores(found, test_images(model, options.data), options.images) if options.data else []
+        said = scores(found, test_images(found.shape, options.data), options.images) if options.data else []
         figures = Figures(model, processor(), round(load, 1), not options.untrained, dict(found.sizes), measured, said)
     for check in checks(figures):
         print(check.line())
@@ -167,7 +166,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--dense", type=Path, metavar="FILE")
     parser.add_argument("--compressed", type=Path, metavar="FILE")
     parser.add_argument("--untrained", choices=STAGES)
-    parser.add_argument("--model", choices=STAGES, default="vgg16_bn", help="what the files hold")
+    parser.add_argument("--model", choices=TITLES, default="vgg16_bn", help="what the files hold")
     parser.add_argument("--data", metavar="FOLDER", help="CIFAR-10, for errors in each runtime")
     parser.add_argument("--images", type=int, default=0, help="of the test split, the first ones; all by default")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 64])
