@@ -101,9 +101,9 @@ def cases(found: Subject, batches: list[int], threads: list[int], seconds: float
 
 
 def interleaved(sessions: Mapping[Name, Session], x: np.ndarray, seconds: float, clock: Any) -> dict[Name, float]:
-    """Median milliseconds of each; at least three turns."""
+    """Median milliseconds of each; at least one turn."""
     calls = {name: partial(session, x) for name, session in sessions.items()}
-    return in_turn(calls, Effort(seconds, 3 * TURN), clock)
+    return in_turn(calls, Effort(seconds, TURN), clock)
 
 
 def test_images(shape: tuple[int, ...], folder: str) -> Splits:
