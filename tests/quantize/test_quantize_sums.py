@@ -93,6 +93,25 @@ def test_sums_of_sequences_and_of_nobody_are_left() -> None:
     assert not found.rounds and found.lost == 1
 
 
+@pytest.mark.parametrize("pool", ["mean", "module", "part"])
+def test_what_is_averaged_is_rounded_where_it_is_made(pool: str) -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.relu, self.head = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Linear(4, 2)
+            self.pool = nn.AdaptiveAvgPool2d(1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.relu(self.conv(x))
+            means = {"module": self.pool, "mean": lambda x: x.mean((2, 3)), "part": lambda x: x[:, :, 0].mean(2)}
+            x = means[pool](x).flatten(1)
+            return self.head(x * x.mean(1, keepdim=True))  # a mean of no image
+
+    model = Pooled().eval()
+    found = points(model, layers(model), (torch.randn(2, 3, 8, 8),))
+    assert set(found.rounds.values()) == (set() if pool == "part" else {("relu", OUTPUT)}) and found.lost == 0
+
+
 @pytest.mark.parametrize("kind", ["plain", "in place", "padded"])
 def test_what_is_added_up_is_whole_numbers_of_steps(kind: str, context) -> None:
     model = parse_stage({"method": Int8.method, "ranges": ["minmax"]}).apply(net(kind), context)

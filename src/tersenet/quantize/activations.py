@@ -45,7 +45,7 @@ class ActivationQuantization(Stage):
     split: Literal["train", "validation"] = Field("train", description="what the ranges are taken from, unlabelled")
     batches: int = Field(8, gt=0, description="of that split")
     batch_size: int = Field(64, gt=0, description="examples in each")
-    sums: bool = Field(False, description="round what residual sums of images add up too, to 8 bits")
+    sums: bool = Field(False, description="round what residual sums add up and means average too, of images, to 8 bits")
     learn_step: bool = Field(False, description="train the steps (LSQ)")
     finetune: Training | None = Field(None, description="trains the model through the rounding")
 
@@ -132,7 +132,7 @@ class ActivationQuantization(Stage):
     def _round_sums(
         self, model: nn.Module, found: Points, batches: list[tuple[torch.Tensor, ...]], context: RunContext
     ) -> None:
-        """Values that are added up, each rounded where it is made, or where the block that adds it up is given it."""
+        """Values that are added up or averaged, each rounded where it is made, or where a block that reads it begins."""
         places = {f"{name}.{child}": (model.get_submodule(name), child) for name, child in found.rounds.values()}
         places = {path: (module, child) for path, (module, child) in places.items() if not hasattr(module, child)}
         probes = {path: nn.Identity() for path in places}

@@ -17,8 +17,8 @@ Way = Literal["minmax", "percentile", "mse", "entropy"]
 
 @register_stage("quantize.int8")
 class Int8(Stage):
-    """Weights of eight bits with symmetric steps for each output channel; inputs of layers, and what residual sums of
-    images add up, of eight bits with a zero point; biases corrected.
+    """Weights of eight bits with symmetric steps for each output channel; inputs of layers, and images that residual
+    sums add up or means average, of eight bits with a zero point; biases corrected.
 
     Integers as in Jacob et al. 2018, arXiv 1712.05877, biases as in Nagel et al. 2019, arXiv 1906.04721, §4.2.
     Of the ways to choose the ranges of inputs, that with the least error on the validation split is taken, with the
@@ -29,7 +29,7 @@ class Int8(Stage):
     phase = Phase.VALUES
 
     ranges: tuple[Way, ...] = Field(get_args(Way), min_length=1, description="ways that are tried for inputs")
-    sums: bool = Field(True, description="round what residual sums add up too, so that runtimes add integers")
+    sums: bool = Field(True, description="round what residual sums add up and means average too, for integers")
     bias_correction: bool = Field(True, description="shift biases so that outputs stay the same in the mean")
     batches: int = Field(8, ge=1, description="calibration: how many batches of the training split, unlabelled")
     batch_size: int = Field(64, ge=1, description="calibration: examples in each")

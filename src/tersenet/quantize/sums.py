@@ -1,4 +1,4 @@
-"""Where a model adds images up, and which layers read the same value: found by watching it compute."""
+"""Where a model adds images up or averages one, and which layers read the same value: found by watching it compute."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from tersenet.graph.trace import undisturbed
 
 ADDS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 
+MEANS = {"mean", "avg_pool2d", "adaptive_avg_pool2d"}
+"""A convolution before one gives floats unless its result is rounded, and some runtimes then compute it in floats."""
+
 MOVES = {"pad", "__getitem__", "reshape", "view", "permute", "transpose", "contiguous"}
 """Functions whose results hold nothing but entries of their first argument, and zeros."""
 
@@ -29,8 +32,8 @@ Value = tuple[int, int]
 
 @dataclass(frozen=True)
 class Points:
-    """reads: layer → value. rounds: value → (module, `OUTPUT` or `BLOCK`) at which it can be rounded for all that read
-    it. lost: how many sums have an addend that no module hands on."""
+    """reads: layer → value. rounds: value that is added or averaged → (module, `OUTPUT` or `BLOCK`) at which it can be
+    rounded for all that read it. lost: how many sums have an addend that no module hands on."""
 
     reads: Mapping[str, Value]
     rounds: Mapping[Value, tuple[str, str]]
@@ -56,7 +59,9 @@ def points(model: nn.Module, layers: Mapping[str, nn.Module], inputs: tuple[torc
         lost += any(place is None for _, place in found)
         if all(place is not None for _, place in found):
             rounds |= {value: place for value, place in found if place is not None}
-    return Points(reads, rounds, lost)
+    means = {watch.source(value): within for value, within in watch.means}
+    averaged = {value: place for value, within in means.items() if (place := watch.place(value, within)) is not None}
+    return Points(reads, averaged | rounds, lost)
 
 
 @dataclass(eq=False)
@@ -69,6 +74,7 @@ class _Watch(TorchFunctionMode):
     made: dict[Value, list[str]] = field(default_factory=dict)
     moved: dict[Value, Value] = field(default_factory=dict)
     sums: list[list[tuple[Value, tuple[str, ...]]]] = field(default_factory=list)
+    means: list[tuple[Value, tuple[str, ...]]] = field(default_factory=list)
     stack: list[str] = field(default_factory=list)
     kept: list[Any] = field(default_factory=list)  # so that no other tensor takes the place of one in memory
     able: set[str] = field(default_factory=set)
@@ -97,6 +103,8 @@ class _Watch(TorchFunctionMode):
         result = function(*args, **(kwargs or {}))
         if name in ADDS and images and not (kwargs or {}).get("alpha"):
             self.sums.append([(value, tuple(self.stack)) for value in before])
+        elif name in MEANS and before and args[0].dim() >= IMAGE:
+            self.means.append((before[0], tuple(self.stack)))
         elif name in MOVES and before and isinstance(result, torch.Tensor):
             self.moved[self.value(result)] = before[0]
         return result
