@@ -132,7 +132,7 @@ class ActivationQuantization(Stage):
     def _round_sums(
         self, model: nn.Module, found: Points, batches: list[tuple[torch.Tensor, ...]], context: RunContext
     ) -> None:
-        """Values that are added up or averaged, each rounded where it is made, or where a block that reads it begins."""
+        """Values that are added up or averaged, each rounded where it is made or where a block that reads it begins."""
         places = {f"{name}.{child}": (model.get_submodule(name), child) for name, child in found.rounds.values()}
         places = {path: (module, child) for path, (module, child) in places.items() if not hasattr(module, child)}
         probes = {path: nn.Identity() for path in places}
