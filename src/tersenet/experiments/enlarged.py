@@ -14,28 +14,31 @@ from tersenet.data.source import Batch
 from tersenet.data.tensors import TensorSource
 
 
-def enlarged(path: str, side: int, validation: int = 500, test: int = 2000) -> Splits:
+def enlarged(path: str, side: int, validation: int = 500, test: int = 2000, colours: bool = False) -> Splits:
     """The images of `path`, shifted and mirrored in training, scaled to side × side, a factory for `data:` of recipes.
 
-    validation, test: how many images; those of test are the first ones, since large networks take their time.
+    validation, test: how many images; those of test are the first ones, since large networks take their time. colours:
+    grey images get three channels that are the same.
     """
     augment = Augment(shift=4, flip=True)
     small = load_data(DataSpec(path=path, validation=validation, augment=augment))
     return replace(
         small,
-        train=Enlarged(small.train, side),
-        validation=Enlarged(small.validation, side),
-        test=None if small.test is None else Enlarged(_first(small.test, test), side),
+        train=Enlarged(small.train, side, colours),
+        validation=Enlarged(small.validation, side, colours),
+        test=None if small.test is None else Enlarged(_first(small.test, test), side, colours),
         name=f"{small.name}, scaled to {side}×{side}",
     )
 
 
 @dataclass(frozen=True)
 class Enlarged:
-    """A split (`data.Source`) whose images [B, C, H, W] are scaled to [B, C, side, side], bilinearly."""
+    """A split (`data.Source`) whose images [B, C, H, W] are scaled to [B, C, side, side], bilinearly; with `colours`,
+    [B, 1, H, W] to [B, 3, side, side]."""
 
     source: Source
     side: int
+    colours: bool = False
 
     def __len__(self) -> int:
         return len(self.source)
@@ -55,7 +58,10 @@ class Enlarged:
 
     def _scaled(self, batch: Batch) -> Batch:
         sides = (self.side, self.side)
-        return Batch(tuple(F.interpolate(x, sides, mode="bilinear") for x in batch.inputs), batch.target)
+        found = (F.interpolate(x, sides, mode="bilinear") for x in batch.inputs)
+        return Batch(
+            tuple(x.repeat(1, 3, 1, 1) if self.colours and x.shape[1] == 1 else x for x in found), batch.target
+        )
 
 
 def _first(source: Source, count: int) -> TensorSource:
