@@ -71,13 +71,6 @@ def test_enlarged_images_are_those_of_pillow() -> None:
         np.testing.assert_allclose(large.inputs[0][place, 0], np.asarray(expected), atol=1e-5)
 
 
-def test_grey_images_get_three_channels_alike() -> None:
-    grey, coloured = (
-        enlarged("digits", 16, colours=colours).validation.example().inputs[0] for colours in (False, True)
-    )
-    assert coloured.shape[1] == 3 and all(torch.equal(coloured[:, [i]], grey) for i in range(3))
-
-
 def test_enlarged_images_move_in_training_as_the_seed_says() -> None:
     train = enlarged("digits", 16).train
     one, same, other = (next(iter(train.batches(8, seed=seed))) for seed in (1, 1, 2))

@@ -14,31 +14,28 @@ from tersenet.data.source import Batch
 from tersenet.data.tensors import TensorSource
 
 
-def enlarged(path: str, side: int, validation: int = 500, test: int = 2000, colours: bool = False) -> Splits:
+def enlarged(path: str, side: int, validation: int = 500, test: int = 2000) -> Splits:
     """The images of `path`, shifted and mirrored in training, scaled to side × side, a factory for `data:` of recipes.
 
-    validation, test: how many images; those of test are the first ones, since large networks take their time. colours:
-    grey images get three channels that are the same.
+    validation, test: how many images; those of test are the first ones, since large networks take their time.
     """
     augment = Augment(shift=4, flip=True)
     small = load_data(DataSpec(path=path, validation=validation, augment=augment))
     return replace(
         small,
-        train=Enlarged(small.train, side, colours),
-        validation=Enlarged(small.validation, side, colours),
-        test=None if small.test is None else Enlarged(_first(small.test, test), side, colours),
+        train=Enlarged(small.train, side),
+        validation=Enlarged(small.validation, side),
+        test=None if small.test is None else Enlarged(_first(small.test, test), side),
         name=f"{small.name}, scaled to {side}×{side}",
     )
 
 
 @dataclass(frozen=True)
 class Enlarged:
-    """A split (`data.Source`) whose images [B, C, H, W] are scaled to [B, C, side, side], bilinearly; with `colours`,
-    [B, 1, H, W] to [B, 3, side, side]."""
+    """A split (`data.Source`) whose images [B, C, H, W] are scaled to [B, C, side, side], bilinearly."""
 
     source: Source
     side: int
-    colours: bool = False
 
     def __len__(self) -> int:
         return len(self.source)
@@ -58,10 +55,7 @@ class Enlarged:
 
     def _scaled(self, batch: Batch) -> Batch:
         sides = (self.side, self.side)
-        found = (F.interpolate(x, sides, mode="bilinear") for x in batch.inputs)
-        return Batch(
-            tuple(x.repeat(1, 3, 1, 1) if self.colours and x.shape[1] == 1 else x for x in found), batch.target
-        )
+        return Batch(tuple(F.interpolate(x, sides, mode="bilinear") for x in batch.inputs), batch.target)
 
 
 def _first(source: Source, count: int) -> TensorSource:
