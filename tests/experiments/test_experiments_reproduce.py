@@ -89,6 +89,21 @@ def test_a_changed_recipe_is_run_again(clone: Path) -> None:
     assert spoken.lines.count("epoch") == 1
 
 
+def test_what_is_finished_is_written_although_the_next_run_is_stopped(clone: Path) -> None:
+    class Stopped(Spoken):
+        def say(self, sentence: str) -> None:
+            if "seed 1" in sentence:
+                raise KeyboardInterrupt
+
+    for _ in range(2):  # the second time there is nothing to run before it
+        with pytest.raises(KeyboardInterrupt):
+            reproduce("toy", None, clone / "out", "small", Stopped())
+        assert len((clone / "results/toy.csv").read_text().splitlines()) == 2
+        assert "| small | 1 |" in (clone / "docs/results/toy.md").read_text()
+        (clone / "results/toy.csv").unlink()
+        (clone / "docs/results/toy.md").unlink()
+
+
 def test_results_of_other_folders_stay_as_long_as_their_recipes(clone: Path) -> None:
     reproduce("toy", None, clone / "out", "small", Quiet())
     first = (clone / "results/toy.csv").read_bytes().splitlines()

@@ -32,8 +32,8 @@ TEXTS |= {"machine", "torch"}
 def reproduce(name: str, data: Path | None, out: Path, only: str | None, progress: Progress) -> list[dict[str, Any]]:
     """All runs of a table as plain rows; a run that is finished in `out` is read, one that was stopped is resumed.
 
-    Writes `results/NAME.csv` and `docs/results/NAME.md`. Runs that were not asked for are taken from `out`, and what
-    is not there from the results as they were, as long as the recipe is the same.
+    Writes `results/NAME.csv` and `docs/results/NAME.md` after each run. Runs that were not asked for are taken from
+    `out`, and what is not there from the results as they were, as long as the recipe is the same.
     Raises RecipeError if it is not called where the recipes are, or no row matches `only`.
     """
     register_methods()
@@ -45,20 +45,29 @@ def reproduce(name: str, data: Path | None, out: Path, only: str | None, progres
         raise RecipeError(
             f"--only {only}: matches no row of {name}; there are: {', '.join(r.name for r in table.rows)}"
         )
+    rows = written(name, table, data, out)
     for row in chosen:
         for seed in row.seeds:
-            once(table, row, seed, data, out, progress)
+            if record_in(folder_of(row, seed, out), recipe_of(table, row, seed, data)) is None:
+                once(table, row, seed, data, out, progress)
+                rows = written(name, table, data, out)
+    return rows
+
+
+def written(name: str, table: Table, data: Path | None, out: Path) -> list[dict[str, Any]]:
+    """What is known so far, which is also on disk now: a table takes hours, and may be stopped."""
     path = RESULTS / f"{name}.csv"
     before = earlier(path)
     runs = [(row, seed) for row in table.rows for seed in row.seeds]
     rows = [found for row, seed in runs if (found := known(table, row, seed, data, out, before))]
-    RESULTS.mkdir(exist_ok=True)
-    replace_file(path, as_csv(rows).encode())
-    docs = Path("docs/results")
-    docs.mkdir(parents=True, exist_ok=True)
-    replace_file(docs / f"{name}.md", page_of(name, table, rows).encode())
-    if table.figure and (drawn := figure_of(table, rows)):
-        replace_file(docs / f"{name}.svg", drawn)
+    if rows:
+        docs = Path("docs/results")
+        RESULTS.mkdir(exist_ok=True)
+        docs.mkdir(parents=True, exist_ok=True)
+        replace_file(path, as_csv(rows).encode())
+        replace_file(docs / f"{name}.md", page_of(name, table, rows).encode())
+        if table.figure and (drawn := figure_of(table, rows)):
+            replace_file(docs / f"{name}.svg", drawn)
     return rows
 
 
@@ -71,18 +80,13 @@ def folder_of(row: Row, seed: int, out: Path) -> Path:
     return out / row.name / f"seed-{seed}"
 
 
-def once(table: Table, row: Row, seed: int, data: Path | None, out: Path, progress: Progress) -> Record:
-    """One run, or its record if this very recipe is finished already."""
+def once(table: Table, row: Row, seed: int, data: Path | None, out: Path, progress: Progress) -> None:
     recipe, folder = recipe_of(table, row, seed, data), folder_of(row, seed, out)
-    done = record_in(folder, recipe)
-    if done is not None:
-        return done
     progress.say(f"== {row.name}, seed {seed}")
     model, splits = prepare(recipe)
     checkpoints = out / "checkpoints"
     record = run(recipe, model, splits, folder, resume=True, checkpoints=checkpoints, progress=progress).record
     write_page([record], folder / "report.html")
-    return record
 
 
 def record_in(folder: Path, recipe: Recipe) -> Record | None:
