@@ -152,13 +152,13 @@ def _svg(series: dict[str, list[Row]]) -> str:
     parts.append(_text(LEFT + 8, _down(y.place(dense)) - 6, "dense torch", "#57606a"))
     for colour, (case, held) in zip(COLOURS, series.items(), strict=False):
         parts.append(_line([(x.place(row.density), y.place(row.ms[OURS])) for row in held], colour))
-        middle = held[len(held) // 2]
-        spot = LEFT + WIDE * x.place(middle.density) / 100 + 6, _down(y.place(middle.ms[OURS])) + 18
+        early = held[len(held) // 4]
+        spot = LEFT + WIDE * x.place(early.density) / 100 + 6, _down(y.place(early.ms[OURS])) + 18
         parts.append(_text(*spot, f"{case} of the inputs active", colour))
         if (at := break_even(held)) is not None:
             across = LEFT + WIDE * x.place(at) / 100
             parts.append(f'<circle cx="{across:.0f}" cy="{_down(y.place(dense)):.0f}" r="5" fill="{colour}"/>')
-            parts.append(_text(across - 26, _down(y.place(dense)) + 20, f"{at:.0%}", colour))
+            parts.append(_text(across + 8, _down(y.place(dense)) + 18, f"{at:.0%}", colour))
     size = f"0 0 {LEFT + WIDE + 30} {TOP + HIGH + 50}"
     style = 'font-family="sans-serif" font-size="12"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{size}" {style}>\n' + "\n".join(parts) + "\n</svg>\n"
