@@ -30,7 +30,11 @@ ENDLESS = ("--set", "stages.1.finetune.epochs=100000")
 
 
 def start(folder: Path, out: str, *more: str) -> subprocess.Popen[str]:
-    code = "import sys, tersenet.flow.context as c; c.SAVE_EVERY = 0.0; from tersenet.cli import main; sys.exit(main())"
+    code = (
+        "import signal, sys, tersenet.flow.context as c; from tersenet.cli import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # tests may run where a shell has it ignored
+        "c.SAVE_EVERY = 0.0; sys.exit(main())"
+    )
     command = [sys.executable, "-c", code, "compress", "r.yaml", "--out", out, *more]
     return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -85,7 +89,7 @@ def test_ctrl_c_says_how_to_go_on(unbroken: Path) -> None:
     process = start(unbroken, "interrupted", *ENDLESS)
     wait_for(process, unbroken / "interrupted", 1, 3)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate()
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "--resume" in err.splitlines()[-1]
     assert "Traceback" not in err
