@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -85,6 +86,20 @@ def test_bench_times_dense_beside_compressed(file: str, capsys: pytest.CaptureFi
     for row in found["rows"]:
         assert 0 < row["p50"] <= row["p90"] <= row["p99"]
         assert row["throughput"] == pytest.approx(1e3 * row["batch"] / row["p50"])
+
+
+def test_bench_takes_what_is_installed_unless_told(
+    file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["bench", file, "--batch", "1", "--seconds", "0.02", "--json"]
+    assert main(arguments) == 0
+    (both,) = json.loads(capsys.readouterr().out)
+    assert {row["runtime"] for row in both["rows"]} == {"torch", "onnx"} and not both["notes"]
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "onnxscript" else find(name))
+    assert main(arguments) == 0
+    (alone,) = json.loads(capsys.readouterr().out)
+    assert {row["runtime"] for row in alone["rows"]} == {"torch"} and "tersenet[onnx]" in alone["notes"][-1]
 
 
 def test_bench_of_a_network_without_its_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

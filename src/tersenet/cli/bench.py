@@ -15,7 +15,13 @@ NAME = "bench"
 
 def command(
     files: Annotated[list[Path], typer.Argument(metavar="FILE…", help=".terse files", show_default=False)],
-    runtime: Annotated[str, typer.Option(help="torch, onnx, openvino, kernels; several with commas")] = "torch,onnx",
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            help="torch, onnx, openvino, kernels; several with commas; by default torch, and onnx if it is installed",
+            show_default=False,
+        ),
+    ] = None,
     batch: Annotated[str, typer.Option(help="inputs in a call, as 1,64")] = "1,64",
     threads: Annotated[str, typer.Option(help="as 1,2")] = "1",
     seconds: Annotated[float, typer.Option(help="for each pair of dense and compressed")] = 2.0,
@@ -37,7 +43,7 @@ def command(
     from tersenet.report.bench import write_bench
 
     batches, counts = _numbers("--batch", batch), _numbers("--threads", threads)
-    kinds = runtime.split(",")
+    kinds = None if runtime is None else runtime.split(",")
     found = [bench_file(file, kinds, batches, counts, seconds, input or (), recipe, dense) for file in files]
     if html:
         write_bench(found, html)

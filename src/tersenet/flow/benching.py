@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,13 +22,16 @@ from tersenet.runtime.memory import peak_bytes
 from tersenet.runtime.plain import plain
 from tersenet.runtime.session import RUNTIMES
 
+ONNX = ("onnx", "onnxruntime", "onnxscript")
+"""What the extra of that name installs."""
+
 SLOWER = 1.02
 """From this ratio of medians on it is said that compression made a model slower: below it is noise."""
 
 
 def bench_file(
     file: Path,
-    runtimes: Sequence[str],
+    runtimes: Sequence[str] | None,
     batches: Sequence[int],
     threads: Sequence[int],
     seconds: float,
@@ -38,9 +42,13 @@ def bench_file(
     """{file, file_bytes, exported_bytes, rows, slower, notes, machine}: a row for each of dense and
     compressed, runtime, batch and number of threads. With runtime 'kernels' the dense network computes in torch.
 
+    runtimes: None for torch, and onnx where it is installed.
     dense: the .terse file of the dense network; None: the same architecture with float weights, if `file` names it.
     Raises TersenetError where the file cannot be loaded, or a runtime is missing or cannot express the model.
     """
+    missing = [name for name in ONNX if importlib.util.find_spec(name) is None]
+    usual = runtimes is None
+    runtimes = (["torch"] if missing else ["torch", "onnx"]) if runtimes is None else runtimes
     if wrong := next((name for name in runtimes if name not in RUNTIMES), None):
         raise RecipeError(f"--runtime {wrong}: must be one of {', '.join(RUNTIMES)}")
     if min(*batches, *threads) < 1 or not seconds > 0:
@@ -53,6 +61,8 @@ def bench_file(
     notes = (
         [] if beside is not None else [f"{file} names no dense network to compare with; give the file of one, --dense"]
     )
+    if usual and missing:
+        notes.append(f"ONNX Runtime was left out: {missing[0]} is not installed; pip install 'tersenet[onnx]'")
     with tempfile.TemporaryDirectory() as folder:
         for runtime in runtimes:
             made = {
