@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from deploy_page import COMPRESSED, DENSE, TITLES, TORCH, Case, Figures, Scores, checks, write
+from deploy_page import COMPRESSED, DENSE, TITLES, TORCH, Case, Figures, Scores, checks, net_of, write
 from sections import TURN, Effort
 from sections import interleaved as in_turn
 
@@ -152,7 +152,7 @@ def main() -> None:
         folder = Path(name)
         model = options.untrained or options.model
         files = untrained(model, folder) if options.untrained else (options.dense, options.compressed)
-        found = subject(*files, input_shape(model.partition(":")[0]), folder)
+        found = subject(*files, input_shape(net_of(model)), folder)
         measured = list(cases(found, options.batch, options.threads, options.seconds))
         said = scores(found, test_images(found.shape, options.data), options.images) if options.data else []
         figures = Figures(model, processor(), round(load, 1), not options.untrained, dict(found.sizes), measured, said)

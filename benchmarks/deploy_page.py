@@ -27,6 +27,11 @@ TITLES = {  # by the name in the zoo, and after a colon which network of that na
 }
 
 
+def net_of(model: str) -> str:
+    """The name in the zoo of a key of TITLES."""
+    return model.partition(":")[0]
+
+
 @dataclass(frozen=True)
 class Case:
     """Median milliseconds of a call by 'dense, ONNX Runtime' and so on."""
@@ -68,10 +73,6 @@ class Figures:
     cases: list[Case]
     scores: list[Scores]
 
-    @property
-    def net(self) -> str:
-        return self.model.partition(":")[0]
-
 
 @dataclass(frozen=True)
 class Check:
@@ -88,7 +89,7 @@ class Check:
 
 
 def checks(figures: Figures) -> list[Check]:
-    speed = _across(figures) if figures.net == "vgg16_bn" else _within(figures)
+    speed = _across(figures) if net_of(figures.model) == "vgg16_bn" else _within(figures)
     share = figures.sizes[f"{COMPRESSED}.onnx"] / figures.sizes[f"{DENSE}.onnx"]
     size = Check("exported ONNX file, of dense", f"≤ {SIZE:.0%}", f"{share:.1%}", share <= SIZE)
     return [*speed, *_answers(figures), size]
@@ -115,7 +116,7 @@ def _within(figures: Figures) -> Iterator[Check]:
 
 def _answers(figures: Figures) -> Iterator[Check]:
     """The loss is against the dense network in ONNX Runtime; the same answers are counted within a runtime."""
-    vgg = figures.net == "vgg16_bn"
+    vgg = net_of(figures.model) == "vgg16_bn"
     must = f"≤ {100 * LOSS:g} points" if vgg else f"≥ {AGREEMENT:.0%}"
     if not figures.scores:
         yield Check("loss of accuracy" if vgg else "same class as float32", must, "–", None)

@@ -48,8 +48,10 @@ def reproduce(name: str, data: Path | None, out: Path, only: str | None, progres
     rows = written(name, table, data, out)
     for row in chosen:
         for seed in row.seeds:
-            if record_in(folder_of(row, seed, out), recipe_of(table, row, seed, data)) is None:
-                once(table, row, seed, data, out, progress)
+            recipe, folder = recipe_of(table, row, seed, data), folder_of(row, seed, out)
+            if record_in(folder, recipe) is None:
+                progress.say(f"== {row.name}, seed {seed}")
+                once(recipe, folder, out / "checkpoints", progress)
                 rows = written(name, table, data, out)
     return rows
 
@@ -80,11 +82,8 @@ def folder_of(row: Row, seed: int, out: Path) -> Path:
     return out / row.name / f"seed-{seed}"
 
 
-def once(table: Table, row: Row, seed: int, data: Path | None, out: Path, progress: Progress) -> None:
-    recipe, folder = recipe_of(table, row, seed, data), folder_of(row, seed, out)
-    progress.say(f"== {row.name}, seed {seed}")
+def once(recipe: Recipe, folder: Path, checkpoints: Path, progress: Progress) -> None:
     model, splits = prepare(recipe)
-    checkpoints = out / "checkpoints"
     record = run(recipe, model, splits, folder, resume=True, checkpoints=checkpoints, progress=progress).record
     write_page([record], folder / "report.html")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,11 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from tersenet.core.errors import RecipeError
+from tersenet.core.errors import ModelError, RecipeError
 from tersenet.flow.deployable import Deployable, deployable
 from tersenet.flow.measuring import machine
 from tersenet.runtime.bench import bench
 from tersenet.runtime.export import export
+from tersenet.runtime.extras import needed
 from tersenet.runtime.memory import peak_bytes
 from tersenet.runtime.plain import plain
 from tersenet.runtime.session import RUNTIMES
@@ -27,6 +27,16 @@ ONNX = ("onnx", "onnxruntime", "onnxscript")
 
 SLOWER = 1.02
 """From this ratio of medians on it is said that compression made a model slower: below it is noise."""
+
+
+def usual() -> tuple[Sequence[str], list[str]]:
+    """The runtimes that are measured unless told, and what is said of one that is not there."""
+    try:
+        for name in ONNX:
+            needed(name, "onnx")
+    except ModelError as error:
+        return ["torch"], [f"ONNX Runtime was left out: {error}"]
+    return ["torch", "onnx"], []
 
 
 def bench_file(
@@ -46,9 +56,7 @@ def bench_file(
     dense: the .terse file of the dense network; None: the same architecture with float weights, if `file` names it.
     Raises TersenetError where the file cannot be loaded, or a runtime is missing or cannot express the model.
     """
-    missing = [name for name in ONNX if importlib.util.find_spec(name) is None]
-    usual = runtimes is None
-    runtimes = (["torch"] if missing else ["torch", "onnx"]) if runtimes is None else runtimes
+    runtimes, notes = (runtimes, []) if runtimes is not None else usual()
     if wrong := next((name for name in runtimes if name not in RUNTIMES), None):
         raise RecipeError(f"--runtime {wrong}: must be one of {', '.join(RUNTIMES)}")
     if min(*batches, *threads) < 1 or not seconds > 0:
@@ -58,11 +66,8 @@ def bench_file(
     models = {"compressed": found.model, **({"dense": beside.eval()} if beside is not None else {})}
     rows: list[dict[str, Any]] = []
     sizes: dict[str, int] = {}
-    notes = (
-        [] if beside is not None else [f"{file} names no dense network to compare with; give the file of one, --dense"]
-    )
-    if usual and missing:
-        notes.append(f"ONNX Runtime was left out: {missing[0]} is not installed; pip install 'tersenet[onnx]'")
+    if beside is None:
+        notes.insert(0, f"{file} names no dense network to compare with; give the file of one, --dense")
     with tempfile.TemporaryDirectory() as folder:
         for runtime in runtimes:
             made = {

@@ -42,7 +42,8 @@ def example_inputs(recipe: Recipe) -> tuple[torch.Tensor, ...] | None:
     the arguments of a model of the zoo.
     """
     named = recipe.model if recipe.model is not None and recipe.model.name is not None else None
-    if recipe.data is not None and not (named and not named.kwargs):
+    by_default = named is not None and not named.kwargs
+    if recipe.data is not None and not by_default:
         try:
             return tuple(tensor[:1] for tensor in load_data(recipe.data).validation.example().inputs)
         except DataError:

@@ -31,7 +31,8 @@ B = TypeVar("B", bound=Callable[..., nn.Module])
 
 
 def register_model(name: str, *, input: tuple[int, ...]) -> Callable[[B], B]:
-    """Put a class or function, whose keyword arguments all have defaults, into the zoo."""
+    """Put a class or function, whose keyword arguments all have defaults, into the zoo. input: the shape of one example
+    with these; arguments by which it changes are called `INPUTS`, `CHANNELS` and `IMAGE`."""
 
     def add(builder: B) -> B:
         MODELS.register(name)(ZooEntry(builder, input))
