@@ -76,7 +76,7 @@ class ToyContext:
 
     def evaluate(self, model: nn.Module, split: str = "validation") -> dict[str, float]:
         with torch.no_grad():
-            return {"loss": float(self.loss(model))}
+            return {"loss": float(self.loss(model)), "examples": float(len(self.target))}
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         return generator(self.seed, *purpose)

@@ -52,7 +52,8 @@ class RunContext(Protocol):
         """
 
     def evaluate(self, model: nn.Module, split: str = "validation") -> dict[str, float]:
-        """Loss and, for a classifier, error (a share in [0, 1]) on a split; stages use 'validation' only."""
+        """Loss and, for a classifier, error (a share in [0, 1]) on a split, and how many `examples` it has; stages use
+        'validation' only."""
 
     def batches(
         self, split: Literal["train", "validation"] = "train", count: int | None = None, batch_size: int = 128

@@ -65,7 +65,7 @@ class DryContext:
             on_step(step, self.ticks)
 
     def evaluate(self, model: nn.Module, split: str = "validation") -> dict[str, float]:
-        return {"loss": 0.0, "error": 0.0}
+        return {"loss": 0.0, "error": 0.0, "examples": 0.0}
 
     def batches(
         self, split: Literal["train", "validation"] = "train", count: int | None = None, batch_size: int = 128

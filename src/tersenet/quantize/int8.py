@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, get_args
+import math
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
+import torch
 from pydantic import Field
 from torch import nn
 
 from tersenet.core.copying import copied
 from tersenet.core.stage import Phase, RunContext, Stage, register_stage
 from tersenet.quantize.activations import ActivationQuantization
+from tersenet.quantize.fold import outputs_of
 from tersenet.quantize.uniform import UniformQuantization
 
 Way = Literal["minmax", "percentile", "mse", "entropy"]
+
+
+class Score(NamedTuple):
+    """error: of the validation split. room: its standard error. gap: by which outputs differ from those of floats, the
+    root of Σ‖difference‖² / Σ‖output‖²."""
+
+    error: float
+    room: float
+    gap: float
+
+    def told(self) -> str:
+        return f"{1e2 * self.error:.2f} % (outputs {1e2 * self.gap:.2f} % off)"
 
 
 @register_stage("quantize.int8")
@@ -21,8 +36,9 @@ class Int8(Stage):
     sums add up or means average, of eight bits with a zero point; biases corrected.
 
     Integers as in Jacob et al. 2018, arXiv 1712.05877, biases as in Nagel et al. 2019, arXiv 1906.04721, §4.2.
-    Of the ways to choose the ranges of inputs, that with the least error on the validation split is taken, with the
-    least loss where errors are equal or the task has no classes. Nothing is trained; `tersenet export` writes what
+    Of the ways to choose the ranges of inputs, that with the least error on the validation split is taken. Errors that
+    are no further apart than their standard error do not tell ways apart: of these, and where the task has no classes,
+    it is the way whose outputs are nearest to those of floats. Nothing is trained; `tersenet export` writes what
     runtimes compute in integers.
     """
 
@@ -39,18 +55,35 @@ class Int8(Stage):
         self._inputs(self.ranges[0]).check(model)
 
     def apply(self, model: nn.Module, context: RunContext) -> nn.Module:
+        choose = len(self.ranges) > 1 and not context.dry
+        floats = copied(model) if choose else model
         model = self._weights().apply(model, context)
-        way = self.ranges[0]
-        if not context.dry and len(self.ranges) > 1:
-            scores = {way: self._score(way, model, context) for way in self.ranges}
-            way = min(scores, key=scores.__getitem__)
-            told = ", ".join(f"{name} {1e2 * error:.2f} % (loss {loss:.4g})" for name, (error, loss) in scores.items())
-            context.note(f"ranges of inputs by '{way}', of validation errors {told}")
+        way = self._nearest(model, floats, context) if choose else self.ranges[0]
         return self._inputs(way).apply(model, context)
 
-    def _score(self, way: Way, model: nn.Module, context: RunContext) -> tuple[float, float]:
-        found = context.evaluate(self._inputs(way).apply(copied(model), context))
-        return found.get("error", 0.0), found["loss"]
+    def _nearest(self, model: nn.Module, floats: nn.Module, context: RunContext) -> Way:
+        scores = {way: self._score(way, model, floats, context) for way in self.ranges}
+        told = ", ".join(f"{way} {score.told()}" for way, score in scores.items())
+        best = min(scores.values())
+        near = {way: score.gap for way, score in scores.items() if score.error <= best.error + best.room}
+        way = min(near, key=near.__getitem__)
+        context.note(f"ranges of inputs by '{way}', of validation errors {told}")
+        return way
+
+    def _score(self, way: Way, model: nn.Module, floats: nn.Module, context: RunContext) -> Score:
+        rounded = self._inputs(way).apply(copied(model), context)
+        found = context.evaluate(rounded)
+        error = found.get("error", 0.0)
+        return Score(error, math.sqrt(error * (1 - error) / found["examples"]), self._gap(rounded, floats, context))
+
+    @torch.no_grad()
+    def _gap(self, rounded: nn.Module, floats: nn.Module, context: RunContext) -> float:
+        apart = size = 0.0
+        for inputs, _ in context.batches("validation", self.batches, self.batch_size):
+            for a, b in zip(*(outputs_of(model, [(inputs, {})])[0] for model in (rounded, floats)), strict=True):
+                apart += float((a.double() - b.double()).square().sum())
+                size += float(b.double().square().sum())
+        return math.sqrt(apart / size) if size and math.isfinite(apart) else math.inf
 
     def _weights(self) -> _Weights:
         calibration: dict[str, Any] = {"bias_correction": True, "batches": self.batches, "batch_size": self.batch_size}
