@@ -17,7 +17,7 @@ from tersenet.core.load import load_recipe
 from tersenet.core.recipe import DataSpec, Recipe
 from tersenet.data import load_data
 from tersenet.experiments import TABLES
-from tersenet.experiments.deploy import LEAN
+from tersenet.experiments.deploy import FAST, FASTEST, LEAN
 from tersenet.experiments.enlarged import enlarged
 from tersenet.flow.prepare import prepare_model, register_methods
 
@@ -42,21 +42,31 @@ def test_rows_share_the_dense_training_and_the_control_is_trained_no_less() -> N
     assert after["half"] == after["half_int8"] == after["half_int8_learned"], "the channels are taken out once"
 
 
-def test_the_lean_net_keeps_at_most_half_of_each_layer_and_a_fifth_of_the_macs() -> None:
-    recipe = recipes()["lean_int8"]
+def macs(widths: list[int]) -> int:
+    """Of the convolutions, from pictures of 32×32."""
+    sides = [32] * 2 + [16] * 2 + [8] * 3 + [4] * 3 + [2] * 3
+    return sum(9 * a * b * side**2 for a, b, side in zip([3, *widths], widths, sides))  # noqa: B905
+
+
+@pytest.mark.parametrize(
+    ("row", "kept", "share"),
+    [("lean_int8", LEAN, 1 / 5), ("fast_int8", FAST, 1 / 7), ("fastest_int8", FASTEST, 1 / 13)],
+)
+def test_thinner_nets_keep_at_most_half_of_each_layer_and_are_trained_no_more(
+    row: str, kept: dict[int, int], share: float
+) -> None:
+    recipe = recipes()[row]
     model = prepare_model(recipe)
     recipe.stages[0].check(model)
     dense = {
         place: layer.out_channels for place, layer in enumerate(model.features) if isinstance(layer, torch.nn.Conv2d)
     }
-    assert LEAN.keys() == dense.keys() and all(LEAN[place] <= width / 2 for place, width in dense.items())
-    sides = [32] * 2 + [16] * 2 + [8] * 3 + [4] * 3 + [2] * 3
-
-    def macs(widths: list[int]) -> int:
-        return sum(9 * a * b * side**2 for a, b, side in zip([3, *widths], widths, sides))  # noqa: B905
-
+    assert kept.keys() == dense.keys() and all(kept[place] <= width / 2 for place, width in dense.items())
+    assert recipe.stages[0].to_dict()["keep"] == {f"features.{place}": width for place, width in kept.items()}
     assert macs(list(dense.values())) == 313_196_544  # with the linear layer's 5,120 Pruning Filters' 3.13e8
-    assert 0.19 < macs(list(LEAN.values())) / macs(list(dense.values())) < 0.21
+    left = macs(list(kept.values())) / macs(list(dense.values()))
+    assert left == pytest.approx(share, rel=0.06)
+    assert recipe.stages[0].to_dict()["finetune"]["epochs"] * left < recipes()["longer"].stages[0].training.epochs
 
 
 def test_enlarged_images_are_those_of_pillow() -> None:
