@@ -127,9 +127,10 @@ def page(found: dict[str, list[Row]]) -> Iterator[str]:
 Written by `python benchmarks/int8_rivals.py --data FOLDER/cifar10 NAME=FILE…`. All begin with the same weights and
 {IMAGES} unlabelled images of CIFAR-10 (recoded as JPEG). *ours*: `quantize.int8`, which chooses the ranges of inputs by
 the error on validation images, and where that cannot tell, by how near outputs stay. *ORT*: `quantize_static` of ONNX
-Runtime {onnxruntime.__version__}, weights per channel, calibrated as named. *NNCF*: `nncf.quantize`, {nncf.__version__}, with its defaults, and *mixed*, inputs with a zero
-point. Errors are those of the runtime that computes in integers: one validation image is 0.02 %, one test image 0.01 %.
-Times are medians of calls with {BATCH} images in turn, of the processor on one thread. {processor()}.
+Runtime {onnxruntime.__version__}, weights per channel, calibrated as named. *NNCF*: `nncf.quantize`,
+{nncf.__version__}, with its defaults, and *mixed*, inputs with a zero point. Errors are those of the runtime that
+computes in integers: one validation image is 0.02 %, one test image 0.01 %. Times are medians of calls with {BATCH}
+images in turn, of the processor on one thread. {processor()}.
 """
     for title, listed in found.items():
         yield f"## {title}\n"
