@@ -16,6 +16,8 @@ from tersenet.quantize.fold import outputs_of
 from tersenet.quantize.uniform import UniformQuantization
 
 Way = Literal["minmax", "percentile", "mse", "entropy"]
+COMPARED = (4, 32)
+"""Batches, and examples in each, on which outputs are compared: of the same examples, a few tell ways apart."""
 
 
 class Score(NamedTuple):
@@ -79,7 +81,7 @@ class Int8(Stage):
     @torch.no_grad()
     def _gap(self, rounded: nn.Module, floats: nn.Module, context: RunContext) -> float:
         apart = size = 0.0
-        for inputs, _ in context.batches("validation", self.batches, self.batch_size):
+        for inputs, _ in context.batches("validation", *COMPARED):
             for a, b in zip(*(outputs_of(model, [(inputs, {})])[0] for model in (rounded, floats)), strict=True):
                 apart += float((a.double() - b.double()).square().sum())
                 size += float(b.double().square().sum())
