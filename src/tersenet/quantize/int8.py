@@ -11,6 +11,7 @@ from torch import nn
 
 from tersenet.core.copying import copied
 from tersenet.core.stage import Phase, RunContext, Stage, register_stage
+from tersenet.graph.trace import Inputs
 from tersenet.quantize.activations import ActivationQuantization
 from tersenet.quantize.fold import outputs_of
 from tersenet.quantize.uniform import UniformQuantization
@@ -58,34 +59,26 @@ class Int8(Stage):
 
     def apply(self, model: nn.Module, context: RunContext) -> nn.Module:
         choose = len(self.ranges) > 1 and not context.dry
-        floats = copied(model) if choose else model
+        shown = context.batches("validation", *COMPARED) if choose else ()
+        samples: list[Inputs] = [(inputs, {}) for inputs, _ in shown]
+        floats = _outputs(model, samples)
         model = self._weights().apply(model, context)
-        way = self._nearest(model, floats, context) if choose else self.ranges[0]
+        way = self.ranges[0]
+        if choose:
+            scores = {way: self._score(way, model, samples, floats, context) for way in self.ranges}
+            way = _chosen(scores)
+            told = ", ".join(f"{name} {score.told()}" for name, score in scores.items())
+            context.note(f"ranges of inputs by '{way}', of validation errors {told}")
         return self._inputs(way).apply(model, context)
 
-    def _nearest(self, model: nn.Module, floats: nn.Module, context: RunContext) -> Way:
-        scores = {way: self._score(way, model, floats, context) for way in self.ranges}
-        told = ", ".join(f"{way} {score.told()}" for way, score in scores.items())
-        best = min(scores.values())
-        near = {way: score.gap for way, score in scores.items() if score.error <= best.error + best.room}
-        way = min(near, key=near.__getitem__)
-        context.note(f"ranges of inputs by '{way}', of validation errors {told}")
-        return way
-
-    def _score(self, way: Way, model: nn.Module, floats: nn.Module, context: RunContext) -> Score:
+    def _score(
+        self, way: Way, model: nn.Module, samples: list[Inputs], floats: list[torch.Tensor], context: RunContext
+    ) -> Score:
         rounded = self._inputs(way).apply(copied(model), context)
         found = context.evaluate(rounded)
         error = found.get("error", 0.0)
-        return Score(error, math.sqrt(error * (1 - error) / found["examples"]), self._gap(rounded, floats, context))
-
-    @torch.no_grad()
-    def _gap(self, rounded: nn.Module, floats: nn.Module, context: RunContext) -> float:
-        apart = size = 0.0
-        for inputs, _ in context.batches("validation", *COMPARED):
-            for a, b in zip(*(outputs_of(model, [(inputs, {})])[0] for model in (rounded, floats)), strict=True):
-                apart += float((a.double() - b.double()).square().sum())
-                size += float(b.double().square().sum())
-        return math.sqrt(apart / size) if size and math.isfinite(apart) else math.inf
+        room = math.sqrt(error * (1 - error) / found["examples"])
+        return Score(error, room, _gap(_outputs(rounded, samples), floats))
 
     def _weights(self) -> _Weights:
         calibration: dict[str, Any] = {"bias_correction": True, "batches": self.batches, "batch_size": self.batch_size}
@@ -94,6 +87,23 @@ class Int8(Stage):
     def _inputs(self, way: Way) -> _Inputs:
         calibration: dict[str, Any] = {"range": way, "batches": self.batches, "batch_size": self.batch_size}
         return _Inputs(targets=self.targets, ignore=self.ignore, sums=self.sums, **calibration)
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, samples: list[Inputs]) -> list[torch.Tensor]:
+    return [tensor.double() for tensors in outputs_of(model, samples) for tensor in tensors]
+
+
+def _gap(rounded: list[torch.Tensor], floats: list[torch.Tensor]) -> float:
+    apart = sum(float((a - b).square().sum()) for a, b in zip(rounded, floats, strict=True))
+    size = sum(float(b.square().sum()) for b in floats)
+    return math.sqrt(apart / size) if size and math.isfinite(apart) else math.inf
+
+
+def _chosen(scores: dict[Way, Score]) -> Way:
+    best = min(scores.values())
+    near = {way: score.gap for way, score in scores.items() if score.error <= best.error + best.room}
+    return min(near, key=near.__getitem__)
 
 
 class _Weights(UniformQuantization):
