@@ -55,6 +55,7 @@ SETTINGS = {
     ],
     "quantize.equalize": [{}, {"absorb": True, "relu6": True}],
     "quantize.fold": [{}],
+    "quantize.smooth": [{}, {"strength": 1.0, "batches": 1}],
     "quantize.ternary": [
         {"finetune": TRAINING},
         {"values": "fixed", "scale": "filter", "finetune": TRAINING},

@@ -24,6 +24,7 @@ CALIBRATED = [
     {"method": "quantize.product", "groups": 2, "k": 2, "objective": "activations"},
     {"method": "quantize.rdoq", "price": 1e-6, "step": 0.1, "batches": 1},
     {"method": "quantize.share", "bits": 2, "importance": "fisher"},
+    {"method": "quantize.smooth"},
     {"method": "quantize.uniform", "bits": 4, "bias_correction": True},
     {"method": "quantize.uniform", "bits": 4, "rounding": "adaptive", "adaptive": {"steps": 3}},
     {"method": "quantize.uniform", "mixed": {"average": 4}},
@@ -44,7 +45,7 @@ WITHOUT_DATA = [
     {"method": "quantize.uniform", "bits": 4, "range": "entropy", "scheme": "affine"},
 ]
 ALL = [*WITHOUT_DATA, *CALIBRATED]
-LEAVING = ("quantize.equalize", "quantize.fold")
+LEAVING = ("quantize.equalize", "quantize.fold", "quantize.smooth")
 """Stages that leave a weight as it is, with a note."""
 
 
@@ -172,6 +173,7 @@ WRONG = {
     "quantize.rdoq": [("step", 0), ("price", -1), ("states", 3)],
     "quantize.equalize": [("fold", "perhaps"), ("targts", ["fc"])],
     "quantize.fold": [("bits", 8)],
+    "quantize.smooth": [("strength", 1.5), ("split", "test"), ("batches", 0)],
 }
 
 

@@ -3,7 +3,7 @@ scale passes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,8 @@ from tersenet.graph.axes import Axis, Dim, positions
 from tersenet.graph.flow import Contraction, Flow
 from tersenet.graph.trace import bound, operator
 from tersenet.graph.uses import uses
+
+NORMS = {"layer_norm", "rms_norm"}
 
 LAYERS = {"linear", *(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))}
 
@@ -76,36 +78,47 @@ class Joint:
         return (self.maker, *self.readers)
 
 
-def joints(graph: ChannelGraph, model: nn.Module) -> tuple[list[Joint], dict[str, str]]:
+def joints(graph: ChannelGraph, model: nn.Module, norms: bool = False) -> tuple[list[Joint], dict[str, str]]:
     """Joints in the order in which the model computes, and for weights that make no joint the reason.
 
-    model: the one that was exported, without forms.
+    model: the one that was exported, without forms. norms: those that layer norms make too.
     """
     found: list[Joint] = []
     blocked: dict[str, str] = {}
     users = uses(graph, model)
-    for maker in graph.flow.contractions:
-        if operator(maker.node) in LAYERS:
-            try:
-                found.append(_joint(graph.flow, maker, users))
-            except Blocked as reason:
-                blocked[maker.weight] = str(reason)
+    for node, weight, bias in _makers(graph.flow, norms):
+        try:
+            found.append(_joint(graph.flow, node, weight, bias, users))
+        except Blocked as reason:
+            blocked[weight] = str(reason)
     return found, blocked
 
 
-def _joint(flow: Flow, maker: Contraction, users: Mapping[str, int]) -> Joint:
-    if users[maker.weight] > 1 or (maker.bias is not None and users[maker.bias] > 1):
+def _makers(flow: Flow, norms: bool) -> Iterator[tuple[Node, str, str | None]]:
+    """Operator, weight and bias."""
+    layers = {contraction.node: contraction for contraction in flow.contractions}
+    for node in flow.trace.nodes:
+        if node in layers and operator(node) in LAYERS:
+            yield node, layers[node].weight, layers[node].bias
+        elif norms and node.op == "call_function" and operator(node) in NORMS:
+            weight, bias = (flow.parameter(bound(node).get(key)) for key in ("weight", "bias"))
+            if weight is not None and len(flow.tensors[weight]) == 1:
+                yield node, weight, bias
+
+
+def _joint(flow: Flow, maker: Node, weight: str, bias: str | None, users: Mapping[str, int]) -> Joint:
+    if users[weight] > 1 or (bias is not None and users[bias] > 1):
         raise Blocked("the layer is used in several places")
-    reading, obstacle = _readers(flow, maker.node)
+    reading, obstacle = _readers(flow, maker)
     if not reading:
         raise Blocked("no layer reads them")
-    dim = next(dim for dim in range(2) if flow.roles.get((maker.weight, dim)) == "out")
-    pieces = list(positions(flow.tensors[maker.weight][dim]))
+    dim = next(dim for dim in range(2) if flow.roles.get((weight, dim)) in ("out", "scale"))
+    pieces = list(positions(flow.tensors[weight][dim]))
     if len(pieces) != 1 or pieces[0][1].shape[1] != 1:
         raise Blocked("they hang together in groups" if pieces else "there is one alone")
     axis, elements = pieces[0]
     readers = [_reader(flow, reader, axis, users) for reader in reading]
-    return Joint(Side(maker.weight, maker.bias, dim, torch.from_numpy(elements)), tuple(readers), obstacle)
+    return Joint(Side(weight, bias, dim, torch.from_numpy(elements)), tuple(readers), obstacle)
 
 
 def _readers(flow: Flow, maker: Node) -> tuple[list[Contraction], str | None]:
