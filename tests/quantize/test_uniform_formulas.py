@@ -171,6 +171,17 @@ def test_entropy_of_rows_that_one_term_decides(name):
     torch.testing.assert_close(grid(row[None], bits, "symmetric", "entropy")[0], extremes(ends, "symmetric", bits)[0])
 
 
+@pytest.mark.parametrize("scheme", ["symmetric", "affine"])
+@pytest.mark.parametrize("bits", [3, 8])
+def test_entropy_does_not_count_zeros(scheme, bits):
+    """Every grid holds them. The many that ReLU and pruning make would else outweigh all that is cut off."""
+    torch.manual_seed(3)
+    row = torch.distributions.StudentT(5.0).sample((3000,)).abs()
+    found, wanted = (grid(x[None], bits, scheme, "entropy") for x in (torch.cat([row, torch.zeros(9000)]), row))
+    assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1])
+    assert float(wanted[0]) * (2**bits - 1) > 0.25 * float(row.max())
+
+
 def test_steps_are_never_shorter_than_float32():
     """Else numbers beyond what the short type counts to would be lost: 11 bits of float16."""
     form = Uniform(torch.tensor([1.0], dtype=torch.float16), torch.tensor([-(2**15)]), 2**16)

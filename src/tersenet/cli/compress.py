@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tersenet.cli.memory import keep_freed
 from tersenet.cli.options import Json, RecipePath, Set, print_json
 
 NAME = "compress"
@@ -28,6 +29,7 @@ def command(
     from tersenet.flow.run import run
     from tersenet.report import load_record, print_summary, write_page
 
+    keep_freed()
     register_methods()
     plain = load_recipe(recipe, set or ())
     folder = out or run_folder(plain.digest(), recipe.stem)

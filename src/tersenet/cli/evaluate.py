@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from tersenet.cli.memory import keep_freed
 from tersenet.cli.options import FilePath, Json, Set, print_json
 
 NAME = "evaluate"
@@ -33,6 +34,7 @@ def command(
     """Read the file back and measure its accuracy. Data that lay in a local folder is named with --set data.path=…"""
     from tersenet.flow.evaluating import evaluate_file
 
+    keep_freed()
     scores = evaluate_file(file, recipe, set or (), split.value, runtime)
     if json:
         print_json(scores)

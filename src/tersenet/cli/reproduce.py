@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tersenet.cli.memory import keep_freed
 from tersenet.cli.options import Json, print_json
 
 NAME = "reproduce"
@@ -29,6 +30,7 @@ def command(
         listed = {name: TABLES[name].title for name in TABLES}
         print_json(listed) if json else print("\n".join(f"{name}  {title}" for name, title in listed.items()))
         return
+    keep_freed()
     progress = Quiet() if json else on_stderr()
     try:
         rows = reproduce(table, data, out, only, progress)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from tersenet.cli.memory import keep_freed
 from tersenet.cli.options import Json, RecipePath, Set, print_json
 from tersenet.core.errors import RecipeError
 
@@ -47,6 +48,7 @@ def command(
     shares = _shares(ratios)
     if not 0 <= threshold <= 1:
         raise RecipeError(f"--threshold {threshold:g}: is no share of accuracy; give one from 0 to 1, as 0.01")
+    keep_freed()
     register_methods()
     plain = load_recipe(recipe, set or ())
     folder = out or run_folder(plain.digest(), recipe.stem)

@@ -24,7 +24,8 @@ def grid(
     symmetric: n from −2^(b−1) to 2^(b−1) − 1. affine: 2^b numbers that cover the range, widened to hold zero.
     minmax: the range is that of the entries. percentile: the lowest and highest share outside of it are cut off. mse:
     of fractions of the full range, that with the least squared error. entropy: that whose rounded magnitudes have the
-    least Kullback–Leibler divergence to the histogram of all (Migacz 2017, "8-bit inference with TensorRT"). lsq: a
+    least Kullback–Leibler divergence to the histogram of all but zeros (Migacz 2017, "8-bit inference with TensorRT"),
+    which every grid holds: the many that ReLU makes would outweigh all that is cut off. lsq: a
     step of 2·mean |w| / √high (Esser et al. 2020, arXiv 1902.08153, §2.1), symmetric only.
     """
     entries = entries.float()
@@ -99,7 +100,7 @@ def _fraction(magnitudes: torch.Tensor, bits: int) -> float:
     levels = max(2 ** (bits - 1), 1)
     if largest == 0:
         return 1.0
-    counts = torch.histc(magnitudes, BINS, 0, largest).double().cpu()
+    counts = torch.histc(magnitudes[magnitudes > 0], BINS, 0, largest).double().cpu()  # zero is on every grid
     best, chosen = float("inf"), 1.0
     for count in range(FRACTIONS, 0, -1):
         kept = BINS * count // FRACTIONS
