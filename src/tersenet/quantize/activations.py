@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
-from tersenet.core.errors import DataError, ModelError, RecipeError
+from tersenet.core.errors import ModelError, RecipeError
 from tersenet.core.stage import Phase, RunContext, Stage, register_stage
 from tersenet.core.training import Training
 from tersenet.forms import Target, match, per_target
@@ -17,7 +17,7 @@ from tersenet.forms.addends import install
 from tersenet.forms.inputs import CHILD, LAYERS, InputGrid
 from tersenet.forms.options import one_or_per_layer
 from tersenet.graph.edits import change
-from tersenet.quantize.observe import observed
+from tersenet.quantize.observe import calibration, observed
 from tersenet.quantize.ranges import Range, Scheme, grid
 from tersenet.quantize.sums import Points, Value, points
 
@@ -85,7 +85,7 @@ class ActivationQuantization(Stage):
                 layers[name] = (layer, bits[target.name])
         if context.dry:
             return model  # there is no data, and hardly a byte to it
-        batches = self._batches(context)
+        batches = calibration(context, self.method, self.split, self.batches, self.batch_size)
         found = points(model, {name: layer for name, (layer, _) in layers.items()}, tuple(x[:2] for x in batches[0]))
         if self.sums:
             self._round_sums(model, found, batches, context)
@@ -119,14 +119,6 @@ class ActivationQuantization(Stage):
                 found[slot.layer] = (slot.module, target)
         if not found:
             raise RecipeError(f"{self.method} takes linear and convolution layers inside a model, and there is none")
-        return found
-
-    def _batches(self, context: RunContext) -> list[tuple[torch.Tensor, ...]]:
-        found = [inputs for inputs, _ in context.batches(self.split, self.batches, self.batch_size)]
-        if not found:
-            raise DataError(
-                f"{self.method} takes its ranges from the {self.split} split, which is empty; give at least one example"
-            )
         return found
 
     def _round_sums(

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from tersenet.core.errors import DataError
 from tersenet.core.stage import RunContext
 from tersenet.graph.trace import undisturbed
 
 SAMPLE = 2**16
 """Values kept of each layer's input, over all batches; enough that a percentile of 99.9 has 65 beyond it."""
+
+
+def calibration(
+    context: RunContext, method: str, split: Literal["train", "validation"], batches: int, batch_size: int
+) -> list[tuple[torch.Tensor, ...]]:
+    """Inputs of the first batches of a split; raises DataError where there are none."""
+    found = [inputs for inputs, _ in context.batches(split, batches, batch_size)]
+    if not found:
+        raise DataError(f"{method} takes its ranges from the {split} split, which is empty; give at least one example")
+    return found
 
 
 def observed(

@@ -12,7 +12,6 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from tersenet.core.errors import DataError
 from tersenet.core.stage import Phase, RunContext, Stage, register_stage
 from tersenet.forms import match
 from tersenet.forms.inputs import LAYERS
@@ -22,6 +21,7 @@ from tersenet.graph.flow import Flow
 from tersenet.graph.trace import bound, undisturbed
 from tersenet.quantize.fold import example_of, fold_norms, without_forms
 from tersenet.quantize.joints import Joint, joints
+from tersenet.quantize.observe import calibration
 from tersenet.quantize.scales import note_blocked, scale_joints
 from tersenet.quantize.signs import match_matrices
 
@@ -67,7 +67,7 @@ class Smoothing(Stage):
         readings = {joint: _readings(graph.flow, joint, model) for joint in found}
         blocked |= {joint.maker.weight: UNSEEN for joint in found if not readings[joint]}
         found = [joint for joint in found if readings[joint]]
-        ranges = _ranges(model, readings, self._batches(context))
+        ranges = _ranges(model, readings, calibration(context, self.method, self.split, self.batches, self.batch_size))
 
         def choose(able: Sequence[Joint], tensors: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
             return [smoothed(joint, ranges[joint], tensors, self._strength(readings[joint])) for joint in able]
@@ -81,14 +81,6 @@ class Smoothing(Stage):
 
     def _strength(self, readings: Sequence[Reading]) -> float:
         return 1.0 if all(reading.alone for reading in readings) else self.strength
-
-    def _batches(self, context: RunContext) -> list[tuple[torch.Tensor, ...]]:
-        found = [inputs for inputs, _ in context.batches(self.split, self.batches, self.batch_size)]
-        if not found:
-            raise DataError(
-                f"{self.method} takes its ranges from the {self.split} split, which is empty; give at least one example"
-            )
-        return found
 
 
 def smoothed(joint: Joint, read: torch.Tensor, tensors: Mapping[str, torch.Tensor], strength: float) -> torch.Tensor:
