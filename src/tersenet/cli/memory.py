@@ -13,8 +13,8 @@ TRIM_THRESHOLD, MMAP_MAX = -1, -4
 def keep_freed() -> None:
     """Have glibc keep large blocks that are freed, for the next layer, instead of giving each back to the system.
 
-    Each would be handed out anew page by page, filled with zeros: for inference on large images that takes longer than
-    the arithmetic. The peak is a fourth higher (`benchmarks/evaluation.py`). Without glibc nothing happens.
+    Each would be handed out anew page by page, filled with zeros: for inference on large images that can take longer
+    than the arithmetic. The peak of memory rises. What it is worth: `benchmarks/freed_memory.py`. Only glibc has it.
     """
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError, OSError):  # another C library
