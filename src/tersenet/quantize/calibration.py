@@ -132,13 +132,14 @@ class _Watcher:
         self.layer, self.look, self.ends, self.number = layer, look, ends, 0
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: torch.Tensor) -> None:
-        self.look(Call(self.layer, self.number, module, _first(args, kwargs), output))
+        self.look(Call(self.layer, self.number, module, first_input(args, kwargs), output))
         self.number += 1
         if self.ends and self.number % self.layer.calls == 0:
             raise _Reached
 
 
-def _first(args: Any, kwargs: Any) -> torch.Tensor:
+def first_input(args: Any, kwargs: Any) -> torch.Tensor:
+    """What a layer is given, as its hooks see it."""
     found: torch.Tensor = args[0] if args else kwargs["input"]
     return found
 
@@ -171,7 +172,7 @@ def _following(
     def normed(norm: nn.Module, args: Any, kwargs: Any) -> None:
         assert isinstance(norm, _BatchNorm)
         for module, output in given.items():
-            if _first(args, kwargs) is output and norm.running_mean is not None:
+            if first_input(args, kwargs) is output and norm.running_mean is not None:
                 norms[module] = norm
 
     with ExitStack() as stack:

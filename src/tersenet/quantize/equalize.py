@@ -17,7 +17,7 @@ from tersenet.graph.trace import Inputs
 from tersenet.quantize.absorb import absorb
 from tersenet.quantize.fold import EXAMPLES, example_of, fold_norms, outputs_of, without_forms
 from tersenet.quantize.joints import Joint, joints
-from tersenet.quantize.scales import note_blocked, scale_joints, scale_sides
+from tersenet.quantize.scales import note_left, scale_joints, scale_sides
 from tersenet.quantize.signs import match_matrices
 
 SWEEPS = 1000
@@ -67,9 +67,7 @@ class Equalization(Stage):
         plain = without_forms(model)
         found, blocked = joints(ChannelGraph(plain, example), plain)
         scales = scale_joints(model, found, equalized, chosen, example, context)
-        note_blocked({name: why for name, why in blocked.items() if name in chosen}, context)
-        if not found:
-            context.note("nothing is equalized: no two layers are joined by positively homogeneous functions alone")
+        note_left(found, blocked, chosen, "equalized", context)
         if self.absorb:
             absorb(model, scales, spreads, samples_of(example, None), context)
         return model

@@ -110,9 +110,15 @@ def _able(joint: Joint, targets: Mapping[str, Target], chosen: Collection[str], 
     return True
 
 
-def note_blocked(blocked: Mapping[str, str], context: RunContext) -> None:
-    """Why channels are not scaled, those of one reason together; that outputs stay goes without saying."""
-    for reason in dict.fromkeys(why for why in blocked.values() if why != OUTPUT):
-        names = [name for name, why in blocked.items() if why == reason]
+def note_left(
+    found: Sequence[Joint], blocked: Mapping[str, str], chosen: Collection[str], done: str, context: RunContext
+) -> None:
+    """Why channels of `chosen` weights are not scaled, those of one reason together; that outputs stay goes without
+    saying. done: what joints are."""
+    others = {name: why for name, why in blocked.items() if name in chosen and why != OUTPUT}
+    for reason in dict.fromkeys(others.values()):
+        names = [name for name, why in others.items() if why == reason]
         listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
         context.note(f"the channels of {listed} are left as they are: {reason}")
+    if not found:
+        context.note(f"nothing is {done}: no two layers are joined by positively homogeneous functions alone")

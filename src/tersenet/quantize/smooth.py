@@ -19,10 +19,11 @@ from tersenet.graph import ChannelGraph
 from tersenet.graph.axes import positions
 from tersenet.graph.flow import Flow
 from tersenet.graph.trace import bound, undisturbed
+from tersenet.quantize.calibration import first_input
 from tersenet.quantize.fold import example_of, fold_norms, without_forms
 from tersenet.quantize.joints import Joint, joints
 from tersenet.quantize.observe import calibration
-from tersenet.quantize.scales import note_blocked, scale_joints
+from tersenet.quantize.scales import note_left, scale_joints
 from tersenet.quantize.signs import match_matrices
 
 LEAST = 2**-8
@@ -74,9 +75,7 @@ class Smoothing(Stage):
 
         norms = {joint.maker.weight for joint in found if plain.get_parameter(joint.maker.weight).ndim == 1}
         scale_joints(model, found, choose, chosen | norms, example, context)
-        note_blocked({name: why for name, why in blocked.items() if name in chosen}, context)
-        if not found:
-            context.note("nothing is smoothed: no two layers are joined by positively homogeneous functions alone")
+        note_left(found, blocked, chosen, "smoothed", context)
         return model
 
     def _strength(self, readings: Sequence[Reading]) -> float:
@@ -133,7 +132,7 @@ def _ranges(
     found = {joint: torch.zeros(len(joint.maker.elements), dtype=torch.float64) for joint in readings}
 
     def look(joint: Joint, reading: Reading, _: nn.Module, args: Any, kwargs: Any) -> None:
-        largest = reading.largest(args[0] if args else kwargs["input"])
+        largest = reading.largest(first_input(args, kwargs))
         found[joint] = torch.maximum(found[joint], largest)
 
     with undisturbed(model), ExitStack() as stack:
