@@ -44,6 +44,23 @@ def test_dense_model_and_files_teach(tmp_path):
     torch.testing.assert_close(weights_of(twice.model), weights_of(by_file.model))
 
 
+def test_model_teaches_as_the_stage_got_it(tmp_path):
+    """As the file does that holds what the stages before made, and not as the dense model does."""
+    before = {"method": "prune.magnitude", "sparsity": 0.8}
+
+    def outcome_of(name, *stages):
+        return outcome(tmp_path / name, Recipe.parse({**recipe().to_dict(), "stages": [before, *stages]}))
+
+    def taught_by(name, **teacher):
+        tuned = {"steps": 30, "lr": 1e-3, "teacher": {"weight": 1.0, **teacher}}
+        return weights_of(outcome_of(name, {"method": "prune.magnitude", "sparsity": 0.95, "finetune": tuned}).model)
+
+    by_stage, by_dense = taught_by("stage", model="stage"), taught_by("dense")
+    by_file = taught_by("file", files=[str(outcome_of("teacher").file)])
+    torch.testing.assert_close(by_stage, by_file, rtol=1e-2, atol=1e-3)  # in the file, biases are rounded
+    assert not torch.allclose(by_stage, by_dense, rtol=1e-2, atol=1e-3)
+
+
 def test_another_teacher_of_the_same_name_is_another_training(tmp_path):
     """Two runs share checkpoints, and the file changes between them."""
     found = []
@@ -73,5 +90,7 @@ def test_mistakes_are_told_before_anything_is_trained(tmp_path):
     no_files = {**recipe().to_dict(), "train": {"epochs": 1, "teacher": {}}}
     with pytest.raises(RecipeError, match="no model to learn from"):
         outcome(tmp_path / "run", Recipe.parse(no_files))
+    with pytest.raises(RecipeError, match="'files' or 'model: stage', not both"):
+        recipe({"files": ["a.terse"], "model": "stage"})
     with pytest.raises(RecipeError, match="squared_hinge"):
         recipe({}, finetune={"steps": 1, "objective": "squared_hinge", "teacher": {}})

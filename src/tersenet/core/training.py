@@ -12,11 +12,18 @@ from tersenet.core.config import Config
 class Teacher(Config):
     """Distillation: the predictions of other models as targets beside the true ones."""
 
-    files: tuple[str, ...] = Field(
-        (), description=".terse files, several as an ensemble; none: the model before stage 1"
+    files: tuple[str, ...] = Field((), description=".terse files, several as an ensemble; none: as `model` says")
+    model: Literal["dense", "stage"] = Field(
+        "dense", description="the model before stage 1, or as this stage got it, made smaller by those before"
     )
     temperature: float = Field(4.0, gt=0, description="by which all logits are divided")
     weight: float = Field(0.9, gt=0, le=1, description="of what is taught; that of the targets is the rest")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Teacher:
+        if self.files and self.model != "dense":
+            raise ValueError(f"give 'files' or 'model: {self.model}', not both")
+        return self
 
 
 class Training(Config):

@@ -37,7 +37,8 @@ class Context:
     """One run, as its stages see it (`core.stage.RunContext`).
 
     `key` sums up all that has determined the model so far, and so names the checkpoint of the next training: a stage
-    that is repeated on resume finds its finished trainings there, whatever else was changed after it.
+    that is repeated on resume finds its finished trainings there, whatever else was changed after it. `known`: the
+    models that may teach, by what a recipe calls them.
     """
 
     splits: Splits
@@ -54,7 +55,7 @@ class Context:
     started: float = field(default_factory=time.perf_counter)
     begun: float = 0.0
     initial: Mapping[str, torch.Tensor] | None = None
-    dense: nn.Module | None = None
+    known: dict[str, nn.Module] = field(default_factory=dict)
     seconds_before: float = 0.0
     dry: bool = False
 
@@ -92,7 +93,7 @@ class Context:
             save_every=SAVE_EVERY,
             on_step=on_step,
             penalty=penalty,
-            teachers=teachers_for(training, self.dense, self.fabric.device),
+            teachers=teachers_for(training, self.known, self.fabric.device),
             on_epoch=self.progress.epoch,
             scores=self.evaluate,
         )

@@ -10,6 +10,7 @@ from torch import nn
 from tersenet.core.errors import DataError
 from tersenet.core.factory import reason
 from tersenet.core.recipe import Recipe
+from tersenet.core.stage import Stage
 from tersenet.core.training import Training
 from tersenet.data import Batch, Splits
 from tersenet.measure.accuracy import evaluate
@@ -23,8 +24,15 @@ def loss_of(recipe: Recipe) -> Training:
 
 def trainings(recipe: Recipe) -> Iterator[Training]:
     """The recipe's own, and those of its stages."""
-    of_stages = (getattr(stage, name, None) for stage in recipe.stages for name in ("training", "finetune"))
-    yield from (training for training in (recipe.train, *of_stages) if training is not None)
+    if recipe.train is not None:
+        yield recipe.train
+    for stage in recipe.stages:
+        yield from trainings_of(stage)
+
+
+def trainings_of(stage: Stage) -> Iterator[Training]:
+    found = (getattr(stage, name, None) for name in ("training", "finetune"))
+    yield from (training for training in found if training is not None)
 
 
 def check_objective(recipe: Recipe, model: nn.Module, splits: Splits) -> None:

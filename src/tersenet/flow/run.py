@@ -25,7 +25,7 @@ from tersenet.flow.origin import first_key, from_zoo
 from tersenet.flow.pack import contents_of
 from tersenet.flow.progress import Progress, Quiet
 from tersenet.flow.promises import check_kept, promises
-from tersenet.flow.teachers import check_teachers
+from tersenet.flow.teachers import check_teachers, taught_by
 from tersenet.forms import check_order
 from tersenet.train.checkpoint import CheckpointStore
 
@@ -72,10 +72,11 @@ def run(
         context.enter("train", recipe.train.to_dict() if recipe.train else None)
         if recipe.train:
             context.finetune(model, recipe.train)
-        context.dense = dense = copied(model)
+        dense = copied(model)
         rows = [stage_row("dense", model, recipe, context)]
         for number, stage in enumerate(recipe.stages, start=1):
             context.enter(f"{number} {stage.method}", stage.to_dict())
+            context.known = {"dense": dense} | taught_by(stage, model)
             before = promises(model)
             model = stage.apply(model, context)
             check_kept(before, model, stage.method)

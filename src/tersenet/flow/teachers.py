@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,23 +12,28 @@ from torch import nn
 from tersenet.core.copying import copied
 from tersenet.core.errors import RecipeError, TersenetError
 from tersenet.core.recipe import Recipe
+from tersenet.core.stage import Stage
 from tersenet.core.training import Training
 from tersenet.data import Splits
 from tersenet.flow.load import load
-from tersenet.flow.objective import trainings
+from tersenet.flow.objective import trainings, trainings_of
 from tersenet.train.objectives import output_of
 from tersenet.train.teacher import Teachers
 
 
-def teachers_for(training: Training, dense: nn.Module | None, device: torch.device) -> Teachers | None:
-    """dense: the model as it was before the first stage, for trainings that name no files."""
+def teachers_for(training: Training, known: Mapping[str, nn.Module], device: torch.device) -> Teachers | None:
+    """known: of trainings that name no files, `Teacher.model` → that model."""
     if training.teacher is None:
         return None
-    models = [load(Path(file)) for file in training.teacher.files]
-    if not models:
-        assert dense is not None, "the recipe refuses a first training without files"
-        models = [copied(dense)]
+    models = [load(Path(file)) for file in training.teacher.files] or [copied(known[training.teacher.model])]
     return Teachers([model.to(device).eval().requires_grad_(False) for model in models], training.teacher)
+
+
+def taught_by(stage: Stage, model: nn.Module) -> dict[str, nn.Module]:
+    """{"stage": a copy of the model} if a training of this stage learns from the model as the stage gets it, a teacher
+    between the dense one and the small (Mirzadeh et al. 2020, arXiv 1902.03393)."""
+    wanted = any(training.teacher and training.teacher.model == "stage" for training in trainings_of(stage))
+    return {"stage": copied(model)} if wanted else {}
 
 
 def digests(training: Training) -> dict[str, str]:
