@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -23,6 +25,19 @@ from tersenet.quantize.sums import Points, Value, points
 
 SUM_BITS = 8
 """What runtimes add in."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Of a model on calibration data. bits: of the input of each layer that is to be rounded. first: layer → the first
+    that reads the same value. sums: (module, child) where a value is to be rounded that is added up or averaged.
+    values: by `first` and by the path of a sum; layers that are not called have none."""
+
+    found: Points
+    bits: Mapping[str, int]
+    first: Mapping[str, str]
+    sums: tuple[tuple[str, str], ...]
+    values: Mapping[str, torch.Tensor]
 
 
 @register_stage("quantize.activations")
@@ -76,33 +91,59 @@ class ActivationQuantization(Stage):
         self._layers(model)
 
     def apply(self, model: nn.Module, context: RunContext) -> nn.Module:
+        wanted = self._wanted(model, context)
+        if not context.dry:  # else there is no data, and hardly a byte to it
+            self.place(model, self.observe(model, context, wanted), context)
+            if self.finetune is not None:
+                context.finetune(model, self.finetune)
+        return model
+
+    def observe(self, model: nn.Module, context: RunContext, wanted: Mapping[str, int] | None = None) -> Seen:
+        """One pass over the calibration batches; whatever `range` is to be, these values tell it."""
+        wanted = self._wanted(model, context) if wanted is None else wanted
+        batches = calibration(context, self.method, self.split, self.batches, self.batch_size)
+        layers = {name: model.get_submodule(name) for name in wanted}
+        found = points(model, layers, tuple(x[:2] for x in batches[0]))
+        first = _first_readers(found.reads, wanted)
+        watched = {name: layers[name] for name in dict.fromkeys(first.values())}
+        sums = tuple(dict.fromkeys(found.rounds.values())) if self.sums else ()
+        sums = tuple((name, child) for name, child in sums if not hasattr(model.get_submodule(name), child))
+        with ExitStack() as stack:
+            for name, child in sums:
+                watched[f"{name}.{child}"] = probe = nn.Identity()
+                stack.callback(delattr, model.get_submodule(name), child)
+                stack.callback(install(model.get_submodule(name), child, probe).remove)
+            values = observed(model, watched, batches, context)
+        return Seen(found, dict(wanted), first, sums, values)
+
+    def place(self, model: nn.Module, seen: Seen, context: RunContext) -> None:
+        """Grids for the ranges of what was seen of this model or of one like it."""
+        for name, child in seen.sums:
+            path = f"{name}.{child}"
+            self._put(model, path, child, *self._grid(f"the value at {name}", seen.values[path], SUM_BITS), SUM_BITS)
+        if self.sums and seen.found.lost:
+            context.note(f"{seen.found.lost} sums are left as they are: no one module hands on what they add up")
+        for name, width in seen.bits.items():
+            rounded = seen.found.rounds.get(seen.found.reads.get(name, (0, 0)))
+            if self.sums and width == SUM_BITS and rounded is not None:  # on that grid by then
+                held = model.get_submodule(".".join(rounded))
+                self._put(model, f"{name}.{CHILD}", "input_grid", *_held(held), width)
+            elif seen.first[name] in seen.values:
+                step, low = self._grid(f"the input of {name}", seen.values[seen.first[name]], width)
+                self._put(model, f"{name}.{CHILD}", "input_grid", step, low, width)
+            else:
+                context.note(f"the input of {name} is left as it is: the model does not call the layer")
+
+    def _wanted(self, model: nn.Module, context: RunContext) -> dict[str, int]:
+        """{layer: bits of its input}, of inputs that are not rounded yet."""
         bits = per_target(self.bits, match(model, self.targets, self.ignore))
-        layers = {}
+        wanted = {}
         for name, (layer, target) in self._layers(model).items():
             if hasattr(layer, CHILD):
                 context.note(f"the input of {name} is rounded already; it is left as it is")
             elif target.name in bits:
-                layers[name] = (layer, bits[target.name])
-        if context.dry:
-            return model  # there is no data, and hardly a byte to it
-        batches = calibration(context, self.method, self.split, self.batches, self.batch_size)
-        found = points(model, {name: layer for name, (layer, _) in layers.items()}, tuple(x[:2] for x in batches[0]))
-        if self.sums:
-            self._round_sums(model, found, batches, context)
-        first = _first_readers(found.reads, {name: width for name, (_, width) in layers.items()})
-        seen = observed(model, {name: layers[name][0] for name in dict.fromkeys(first.values())}, batches, context)
-        for name, (_, width) in layers.items():
-            place = found.rounds.get(found.reads.get(name, (0, 0))) if self.sums and width == SUM_BITS else None
-            if place is not None:  # on that grid by then
-                self._put(model, f"{name}.{CHILD}", "input_grid", *_held(model.get_submodule(".".join(place))), width)
-            elif first[name] in seen:
-                step, low = self._grid(f"the input of {name}", seen[first[name]], width)
-                self._put(model, f"{name}.{CHILD}", "input_grid", step, low, width)
-            else:
-                context.note(f"the input of {name} is left as it is: the model does not call the layer")
-        if self.finetune is not None:
-            context.finetune(model, self.finetune)
-        return model
+                wanted[name] = bits[target.name]
+        return wanted
 
     def _layers(self, model: nn.Module) -> dict[str, tuple[nn.Module, Target]]:
         """{name of the layer: (layer, its weight)}; raises RecipeError for a layer that is asked for and can't be."""
@@ -120,24 +161,6 @@ class ActivationQuantization(Stage):
         if not found:
             raise RecipeError(f"{self.method} takes linear and convolution layers inside a model, and there is none")
         return found
-
-    def _round_sums(
-        self, model: nn.Module, found: Points, batches: list[tuple[torch.Tensor, ...]], context: RunContext
-    ) -> None:
-        """Values that are added up or averaged, each rounded where it is made or where a block that reads it begins."""
-        places = {f"{name}.{child}": (model.get_submodule(name), child) for name, child in found.rounds.values()}
-        places = {path: (module, child) for path, (module, child) in places.items() if not hasattr(module, child)}
-        probes = {path: nn.Identity() for path in places}
-        handles = [install(module, child, probes[path]) for path, (module, child) in places.items()]
-        seen = observed(model, probes, batches, context)
-        for handle, (module, child) in zip(handles, places.values(), strict=True):
-            handle.remove()
-            delattr(module, child)
-        for path, (_, child) in places.items():
-            step, low = self._grid(f"the value at {path.rpartition('.')[0]}", seen[path], SUM_BITS)
-            self._put(model, path, child, step, low, SUM_BITS)
-        if found.lost:
-            context.note(f"{found.lost} sums are left as they are: no one module hands on what they add up")
 
     def _grid(self, what: str, values: torch.Tensor, bits: int) -> tuple[torch.Tensor, int]:
         """Step and low."""

@@ -58,27 +58,24 @@ class Int8(Stage):
         self._inputs(self.ranges[0]).check(model)
 
     def apply(self, model: nn.Module, context: RunContext) -> nn.Module:
-        choose = len(self.ranges) > 1 and not context.dry
+        if context.dry:
+            return self._weights().apply(model, context)
+        choose, way = len(self.ranges) > 1, self.ranges[0]
         shown = context.batches("validation", *COMPARED) if choose else ()
         samples: list[Inputs] = [(inputs, {}) for inputs, _ in shown]
         floats = _outputs(model, samples)
         model = self._weights().apply(model, context)
-        way = self.ranges[0]
+        seen = self._inputs(way).observe(model, context)
         if choose:
-            scores = {way: self._score(way, model, samples, floats, context) for way in self.ranges}
+            scores = {}
+            for way in self.ranges:
+                self._inputs(way).place(rounded := copied(model), seen, context)
+                scores[way] = _score(rounded, samples, floats, context)
             way = _chosen(scores)
             told = ", ".join(f"{name} {score.told()}" for name, score in scores.items())
             context.note(f"ranges of inputs by '{way}', of validation errors {told}")
-        return self._inputs(way).apply(model, context)
-
-    def _score(
-        self, way: Way, model: nn.Module, samples: list[Inputs], floats: list[torch.Tensor], context: RunContext
-    ) -> Score:
-        rounded = self._inputs(way).apply(copied(model), context)
-        found = context.evaluate(rounded)
-        error = found.get("error", 0.0)
-        room = math.sqrt(error * (1 - error) / found["examples"])
-        return Score(error, room, _gap(_outputs(rounded, samples), floats))
+        self._inputs(way).place(model, seen, context)
+        return model
 
     def _weights(self) -> _Weights:
         calibration: dict[str, Any] = {"bias_correction": True, "batches": self.batches, "batch_size": self.batch_size}
@@ -87,6 +84,13 @@ class Int8(Stage):
     def _inputs(self, way: Way) -> _Inputs:
         calibration: dict[str, Any] = {"range": way, "batches": self.batches, "batch_size": self.batch_size}
         return _Inputs(targets=self.targets, ignore=self.ignore, sums=self.sums, **calibration)
+
+
+def _score(rounded: nn.Module, samples: list[Inputs], floats: list[torch.Tensor], context: RunContext) -> Score:
+    found = context.evaluate(rounded)
+    error = found.get("error", 0.0)
+    room = math.sqrt(error * (1 - error) / found["examples"])
+    return Score(error, room, _gap(_outputs(rounded, samples), floats))
 
 
 @torch.no_grad()
