@@ -17,7 +17,7 @@ from tersenet.core.load import load_recipe
 from tersenet.core.recipe import DataSpec, Recipe
 from tersenet.data import load_data
 from tersenet.experiments import TABLES
-from tersenet.experiments.deploy import FAST, FASTEST, LEAN
+from tersenet.experiments.deploy import FAST, FASTEST, LEAN, THIN
 from tersenet.experiments.enlarged import enlarged
 from tersenet.flow.prepare import prepare_model, register_methods
 
@@ -48,25 +48,43 @@ def macs(widths: list[int]) -> int:
     return sum(9 * a * b * side**2 for a, b, side in zip([3, *widths], widths, sides))  # noqa: B905
 
 
-@pytest.mark.parametrize(
-    ("row", "kept", "share"),
-    [("lean_int8", LEAN, 1 / 5), ("fast_int8", FAST, 1 / 7), ("fastest_int8", FASTEST, 1 / 13)],
-)
-def test_thinner_nets_keep_at_most_half_of_each_layer_and_are_trained_no_more(
-    row: str, kept: dict[int, int], share: float
-) -> None:
-    recipe = recipes()[row]
+def share_kept(recipe: Recipe, stage: int, kept: dict[int, int]) -> float:
+    """Of the multiplications, by a stage that keeps these channels and at most half of each layer."""
     model = prepare_model(recipe)
-    recipe.stages[0].check(model)
+    recipe.stages[stage].check(model)
     dense = {
         place: layer.out_channels for place, layer in enumerate(model.features) if isinstance(layer, torch.nn.Conv2d)
     }
     assert kept.keys() == dense.keys() and all(kept[place] <= width / 2 for place, width in dense.items())
-    assert recipe.stages[0].to_dict()["keep"] == {f"features.{place}": width for place, width in kept.items()}
+    assert recipe.stages[stage].to_dict()["keep"] == {f"features.{place}": width for place, width in kept.items()}
     assert macs(list(dense.values())) == 313_196_544  # with the linear layer's 5,120 Pruning Filters' 3.13e8
-    left = macs(list(kept.values())) / macs(list(dense.values()))
+    return macs(list(kept.values())) / macs(list(dense.values()))
+
+
+@pytest.mark.parametrize(
+    ("row", "kept", "share"),
+    [("lean_int8", LEAN, 1 / 5), ("fast_int8", FAST, 1 / 7), ("fastest_int8", FASTEST, 1 / 13)],
+)
+def test_thinner_nets_are_trained_no_more_than_the_control(row: str, kept: dict[int, int], share: float) -> None:
+    recipe = recipes()[row]
+    left = share_kept(recipe, 0, kept)
     assert left == pytest.approx(share, rel=0.06)
     assert recipe.stages[0].to_dict()["finetune"]["epochs"] * left < recipes()["longer"].stages[0].training.epochs
+
+
+@pytest.mark.parametrize(("row", "kept", "share"), [("fastest_taught", FASTEST, 1 / 13), ("thin_taught", THIN, 1 / 14)])
+def test_nets_with_a_teacher_begin_as_it_and_are_trained_no_more_than_their_control(
+    row: str, kept: dict[int, int], share: float
+) -> None:
+    found = recipes()
+    first, second, last = found[row].stages
+    assert first == found["half"].stages[0] and last == found["half_int8"].stages[1], "the teacher is trained once"
+    left = share_kept(found[row], 1, kept)
+    assert left == pytest.approx(share, rel=0.06)
+    assert second.finetune.teacher.model == "stage"
+    passes = left + 0.25 / 3  # of the teacher, with a quarter of the multiplications, forwards only
+    cost = first.finetune.epochs / 4 + second.finetune.epochs * passes
+    assert cost < found["longest"].stages[0].training.epochs
 
 
 def test_enlarged_images_are_those_of_pillow() -> None:

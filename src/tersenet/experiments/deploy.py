@@ -10,8 +10,9 @@ LEAN = {0: 32, 3: 32, 7: 64, 10: 64, 14: 128, 17: 128, 20: 128, 24: 192, 27: 192
 Late layers of this net have the most to spare on CIFAR-10 (Li et al. 2017, arXiv 1608.08710, §4.1)."""
 FAST = {0: 32, 3: 32, 7: 64, 10: 64, 14: 96, 17: 96, 20: 96, 24: 128, 27: 128, 30: 128, 34: 128, 37: 128, 40: 128}
 FASTEST = {0: 16, 3: 16, 7: 32, 10: 48, 14: 80, 17: 80, 20: 80, 24: 112, 27: 112, 30: 112, 34: 112, 37: 112, 40: 112}
-"""For a seventh and a thirteenth of the multiplications. Multiples of 16, since so many sums fit into a register of 512
-bits."""
+THIN = {0: 16, 3: 16, 7: 32, 10: 48, 14: 64, 17: 64, 20: 64, 24: 128, 27: 128, 30: 128, 34: 128, 37: 128, 40: 128}
+"""For a seventh, a thirteenth and a fourteenth of the multiplications. Multiples of 16, since so many sums fit into a
+register of 512 bits; THIN also fills it with the 64 numbers of 8 bits that it holds."""
 
 
 def _channels(record: Record) -> str:
@@ -25,9 +26,9 @@ def _row(name: str, recipe: str, about: str, *overrides: str) -> Row:
     return Row(name, f"deploy/{recipe}.yaml", about, overrides, seeds=(0,))
 
 
-def _keep(widths: dict[int, int]) -> str:
-    """As an override of the first stage."""
-    return f"stages.0.keep={{{', '.join(f'features.{place}: {width}' for place, width in widths.items())}}}"
+def _keep(widths: dict[int, int], stage: int = 0) -> str:
+    """As an override of the stage."""
+    return f"stages.{stage}.keep={{{', '.join(f'features.{place}: {width}' for place, width in widths.items())}}}"
 
 
 TABLES.register("deploy")(
@@ -39,12 +40,19 @@ TABLES.register("deploy")(
         remark=(
             "All rows share one dense training of 12 epochs. What follows are 16 epochs with at most a quarter of the\n"
             "multiplications, or, in the row `longer`, with which the others are to be compared, 5 of the dense net,\n"
-            "which take about as long. The dense training ran on two threads, the rest on one. CIFAR-10 is recoded as\n"
-            "JPEG here, which costs a point or two. How fast the files are, and their errors in other runtimes:\n"
-            "`docs/DEPLOY.md`."
+            "which take about as long. Rows with a teacher train twice, which takes as long as the 11 epochs of the\n"
+            "dense net in `longest`. The dense training and `longest` ran on two threads, the rest on one. CIFAR-10\n"
+            "is recoded as JPEG here, which costs a point or two. How fast the files are, and their errors in other\n"
+            "runtimes: `docs/DEPLOY.md`."
         ),
         rows=(
             _row("longer", "vgg16_longer", "The dense net trained on; nothing is removed."),
+            _row(
+                "longest",
+                "vgg16_longer",
+                "The same for 11 epochs, which take about as long as the two trainings of the rows with a teacher.",
+                "stages.0.training.epochs=11",
+            ),
             _row("half", "vgg16_half", "Half the channels of each layer, by Taylor expansion."),
             _row(
                 "half_random", "vgg16_half", "As many channels at random, trained as long.", "stages.0.criterion=random"
@@ -73,6 +81,17 @@ TABLES.register("deploy")(
                 "stages.0.ratio=null",
                 _keep(FASTEST),
                 "stages.0.finetune.epochs=40",
+            ),
+            _row(
+                "fastest_taught",
+                "vgg16_taught",
+                "As many, cut out of `half`, which teaches in the 40 epochs; then as half_int8.",
+            ),
+            _row(
+                "thin_taught",
+                "vgg16_taught",
+                "The same with channels for a fourteenth of the multiplications.",
+                _keep(THIN, 1),
             ),
         ),
     )
