@@ -55,6 +55,15 @@ def test_without_classes_it_is_the_way_with_the_nearest_outputs(context):
     assert f"{nearest} 0.00 % (outputs {1e2 * gaps[nearest] / float(model(x).detach().norm()):.2f} % off)" in note
 
 
+def test_a_plan_tells_of_inputs_that_are_rounded_already(context):
+    model = parse_stage({"method": "quantize.activations"}).apply(net(), context)
+    context.dry = True
+    parse_stage({"method": "quantize.int8"}).apply(model, context)
+    assert {note for note in context.notes if "rounded already" in note} == {
+        f"the input of {name} is rounded already; it is left as it is" for name in ("0", "2")
+    }
+
+
 CASES = [
     ((0.30, 0.20, 0.30, 0.30), "percentile"),  # its error is less, beyond doubt of 1,000 examples
     ((0.205, 0.20, 0.205, 0.30), None),  # three within the standard error, √(0.2·0.8/1000) = 0.0126, of the least

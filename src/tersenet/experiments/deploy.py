@@ -12,7 +12,7 @@ FAST = {0: 32, 3: 32, 7: 64, 10: 64, 14: 96, 17: 96, 20: 96, 24: 128, 27: 128, 3
 FASTEST = {0: 16, 3: 16, 7: 32, 10: 48, 14: 80, 17: 80, 20: 80, 24: 112, 27: 112, 30: 112, 34: 112, 37: 112, 40: 112}
 THIN = {0: 16, 3: 16, 7: 32, 10: 48, 14: 64, 17: 64, 20: 64, 24: 128, 27: 128, 30: 128, 34: 128, 37: 128, 40: 128}
 """For a seventh, a thirteenth and a fourteenth of the multiplications. Multiples of 16, since so many sums fit into a
-register of 512 bits; THIN also fills it with the 64 numbers of 8 bits that it holds."""
+register of 512 bits; of THIN later layers read multiples of 64, as many numbers of 8 bits as it holds."""
 
 
 def _channels(record: Record) -> str:

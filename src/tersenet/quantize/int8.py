@@ -58,9 +58,9 @@ class Int8(Stage):
         self._inputs(self.ranges[0]).check(model)
 
     def apply(self, model: nn.Module, context: RunContext) -> nn.Module:
-        if context.dry:
-            return self._weights().apply(model, context)
         choose, way = len(self.ranges) > 1, self.ranges[0]
+        if context.dry:
+            return self._inputs(way).apply(self._weights().apply(model, context), context)
         shown = context.batches("validation", *COMPARED) if choose else ()
         samples: list[Inputs] = [(inputs, {}) for inputs, _ in shown]
         floats = _outputs(model, samples)
